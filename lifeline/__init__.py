@@ -1,0 +1,1 @@
+"""Lifeline: disaster recovery for SQLite services, rehearsed."""
