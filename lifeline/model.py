@@ -1,0 +1,345 @@
+"""The frozen values that every room speaks in.  No I/O, nothing outside the standard library.
+
+JSON shapes are those of docs/design.md; ``from_json`` raises ``BadConfig`` naming the path of what is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, cast
+
+from lifeline.schema import At
+
+INVENTORY_VERSION = 1
+HomeRole = Literal["primary", "backup"]
+HOME_ROLES: tuple[HomeRole, ...] = ("primary", "backup")
+Role = Literal["primary", "standby", "none"]
+ROLES: tuple[Role, ...] = ("primary", "standby", "none")
+
+# The rungs of the fencing ladder, strongest first (docs/design.md, decision 3).
+FENCE_RUNGS = ("power-off", "vault-key", "self-fence")
+
+Evidence = Mapping[str, Any]
+"""What a probe saw: plain JSON values, no secrets."""
+
+
+class Verdict(StrEnum):
+    """What is known about a claim.  UNKNOWN is not a kind of PASS: it stops a run."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    UNKNOWN = "UNKNOWN"
+    SKIPPED = "SKIPPED"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A probe's answer: a verdict, one line in words, and the evidence for it."""
+
+    verdict: Verdict
+    says: str = ""
+    evidence: Evidence = field(default_factory=dict)
+
+    @classmethod
+    def passed(cls, says: str = "", **evidence: Any) -> Finding:
+        return cls(Verdict.PASS, says, evidence)
+
+    @classmethod
+    def failed(cls, says: str = "", **evidence: Any) -> Finding:
+        return cls(Verdict.FAIL, says, evidence)
+
+    @classmethod
+    def unknown(cls, says: str = "", **evidence: Any) -> Finding:
+        return cls(Verdict.UNKNOWN, says, evidence)
+
+
+@dataclass(frozen=True)
+class Key:
+    """An access key of an object store.  The secret never shows in a repr."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+
+    @classmethod
+    def read(cls, at: At) -> Key:
+        return cls(at.text("access_key"), at.text("secret_key"))
+
+
+@dataclass(frozen=True)
+class Host:
+    """A droplet as the stack declares it.  ``home_role`` is where it started; who is primary now is the lease's to say.
+
+    Keys are None where they aren't this reader's business: a host's own inventory holds only its own.
+    """
+
+    name: str
+    home_role: HomeRole
+    region: str
+    droplet_id: str
+    address: str
+    private_address: str
+    fqdn: str
+    user: str
+    host_key: str
+    vault_key: Key | None
+    offsite_key: Key | None
+    uptime_check: str | None
+
+    @classmethod
+    def read(cls, at: At) -> Host:
+        return cls(
+            name=at.text("name"),
+            home_role=cast(HomeRole, at.choice("home_role", HOME_ROLES)),
+            region=at.text("region"),
+            droplet_id=_id(at, "droplet_id"),
+            address=at.text("address"),
+            private_address=at.text("private_address", ""),
+            fqdn=at.text("fqdn"),
+            user=at.text("user"),
+            host_key=at.text("host_key"),
+            vault_key=Key.read(at.at("vault_key")) if at.has("vault_key") else None,
+            offsite_key=Key.read(at.at("offsite_key")) if at.has("offsite_key") else None,
+            uptime_check=at.optional_text("uptime_check"),
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """The DNS record that traffic follows."""
+
+    fqdn: str
+    domain: str
+    name: str
+    id: str
+    ttl: int
+
+    @classmethod
+    def read(cls, at: At) -> Record:
+        return cls(
+            at.text("fqdn"), at.text("domain"), at.text("name"), _id(at, "id"), at.integer("ttl", least=30, most=86400)
+        )
+
+
+@dataclass(frozen=True)
+class StoreRef:
+    """A bucket and how to reach it.  ``endpoint`` None: AWS's own for the region."""
+
+    bucket: str
+    region: str
+    endpoint: str | None
+    path_style: bool
+
+    @classmethod
+    def read(cls, at: At, bucket: str = "bucket") -> StoreRef:
+        return cls(at.text(bucket), at.text("region"), at.optional_text("endpoint"), at.flag("path_style", False))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the business asked for, in seconds."""
+
+    rto_target_s: float
+    rto_max_s: float
+    rpo_target_s: float
+    rpo_max_s: float
+
+    @classmethod
+    def read(cls, at: At) -> Targets:
+        values = cls(*(at.number(key, least=0) for key in ("rto_target_s", "rto_max_s", "rpo_target_s", "rpo_max_s")))
+        if values.rto_target_s > values.rto_max_s:
+            at.at("rto_target_s").fail("is above rto_max_s")
+        if values.rpo_target_s > values.rpo_max_s:
+            at.at("rpo_target_s").fail("is above rpo_max_s")
+        return values
+
+
+@dataclass(frozen=True)
+class FailoverPolicy:
+    """What a failover may take for granted.
+
+    ``fence_required`` lists what suffices: any one entry, once proved, is a fence.  An entry is a rung, or rungs joined
+    by "+" that must all be proved: ("power-off", "vault-key+self-fence").
+    """
+
+    lease_ttl_s: float
+    lease_margin_s: float
+    fence_required: tuple[str, ...]
+    max_lag_s: float
+
+    @classmethod
+    def read(cls, at: At) -> FailoverPolicy:
+        for entry in (required := list(at.each("fence_required"))):
+            if not isinstance(entry.value, str) or not set(entry.value.split("+")) <= set(FENCE_RUNGS):
+                entry.fail(f'{entry.value!r} is not allowed; rungs: {", ".join(FENCE_RUNGS)}, joined by "+" for "both"')
+        if not required:
+            at.at("fence_required").fail("must name at least one rung: a failover without a fence is two primaries")
+        ttl, margin = at.number("lease_ttl_s", least=1), at.number("lease_margin_s", least=0)
+        if margin * 2 >= ttl:
+            at.at("lease_margin_s").fail(f"{margin:g} is not allowed; less than half of lease_ttl_s ({ttl:g})")
+        return cls(ttl, margin, tuple(entry.value for entry in required), at.number("max_lag_s", least=0))
+
+    def alternatives(self) -> tuple[frozenset[str], ...]:
+        """The sets of rungs of which one must be proved in full."""
+        return tuple(frozenset(entry.split("+")) for entry in self.fence_required)
+
+    @property
+    def self_fence_s(self) -> float:
+        """How long after the lease was taken from it a primary has certainly stopped itself."""
+        return self.lease_ttl_s + self.lease_margin_s
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The stack's one output: all that recovery needs to know about what exists."""
+
+    stack: str
+    service: str
+    record: Record
+    hosts: tuple[Host, ...]
+    vault: StoreRef
+    offsite: StoreRef
+    lease_store: StoreRef
+    cloud_api: str
+    service_check: str | None
+    targets: Targets
+    policy: FailoverPolicy
+
+    @classmethod
+    def from_json(cls, document: str | bytes | Mapping[str, Any], source: str = "inventory") -> Inventory:
+        """Parse and validate schema version 1; BadConfig names the path of what is wrong."""
+        at = At(_load(document, source), source, hint="pulumi up, then: pulumi stack output inventory --json")
+        version = at.integer("version")
+        if version != INVENTORY_VERSION:
+            at.at("version").fail(f"{version} is not allowed; this Lifeline reads {INVENTORY_VERSION}")
+        hosts = tuple(Host.read(item) for item in at.each("hosts"))
+        if tuple(host.home_role for host in hosts) != HOME_ROLES:
+            at.at("hosts").fail("must be exactly one host per home role, the primary first")
+        if len({host.name for host in hosts}) != len(hosts):
+            at.at("hosts").fail("names must differ")
+        offsite = at.at("offsite")
+        return cls(
+            stack=at.text("stack"),
+            service=at.text("service"),
+            record=Record.read(at.at("record")),
+            hosts=hosts,
+            vault=StoreRef.read(at.at("vault")),
+            offsite=StoreRef.read(offsite),
+            lease_store=StoreRef.read(offsite, "lease_bucket"),
+            cloud_api=at.at("cloud").text("api"),
+            service_check=at.at("checks", {}).optional_text("service"),
+            targets=Targets.read(at.at("targets")),
+            policy=FailoverPolicy.read(at.at("policy")),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The document again; holds secrets, see ``for_host``."""
+        policy = asdict(self.policy)
+        policy["fence_required"] = list(self.policy.fence_required)
+        return {
+            "version": INVENTORY_VERSION,
+            "stack": self.stack,
+            "service": self.service,
+            "record": asdict(self.record),
+            "hosts": [asdict(host) for host in self.hosts],
+            "vault": asdict(self.vault),
+            "offsite": {**asdict(self.offsite), "lease_bucket": self.lease_store.bucket},
+            "cloud": {"api": self.cloud_api},
+            "checks": {"service": self.service_check},
+            "targets": asdict(self.targets),
+            "policy": policy,
+        }
+
+    def host(self, name: str) -> Host:
+        """The host of that name; KeyError when there is none."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise KeyError(name)
+
+    def other(self, name: str) -> Host:
+        """The one that isn't ``name``."""
+        return next(host for host in self.hosts if host.name != name)
+
+    @property
+    def home_primary(self) -> Host:
+        return self.hosts[0]
+
+    @property
+    def home_backup(self) -> Host:
+        return self.hosts[1]
+
+    def secrets(self) -> Iterator[str]:
+        """Every secret string, for redaction."""
+        for host in self.hosts:
+            for key in (host.vault_key, host.offsite_key):
+                if key is not None:
+                    yield key.secret_key
+
+    def for_host(self, name: str) -> dict[str, Any]:
+        """The document that host ``name`` may keep: no other host's secrets."""
+        document = self.to_json()
+        for host in document["hosts"]:
+            if host["name"] != name:
+                host["vault_key"] = host["offsite_key"] = None
+        return document
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who is primary.
+
+    ``renewal`` counts up so that each write changes the ETag: expiry is observed, clocks aren't compared.
+    """
+
+    service: str
+    holder: str
+    epoch: int
+    ttl_s: float
+    margin_s: float
+    renewal: int
+    taken_by: str
+    run_id: str
+
+    @classmethod
+    def from_json(cls, document: str | bytes | Mapping[str, Any], source: str = "lease") -> Lease:
+        at = At(_load(document, source), source)
+        return cls(
+            service=at.text("service"),
+            holder=at.text("holder"),
+            epoch=at.integer("epoch", least=1),
+            ttl_s=at.number("ttl_s", least=0),
+            margin_s=at.number("margin_s", least=0),
+            renewal=at.integer("renewal", least=0),
+            taken_by=at.text("taken_by"),
+            run_id=at.text("run_id", ""),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def replica_prefix(service: str, epoch: int, database: str) -> str:
+    """The replica's place in the vault.
+
+    >>> replica_prefix("genesis", 3, "trades")
+    'replica/genesis/epoch-0003/trades'
+    """
+    return f"replica/{service}/epoch-{epoch:04d}/{database}"
+
+
+def _load(document: str | bytes | Mapping[str, Any], source: str) -> Any:
+    if isinstance(document, Mapping):
+        return document
+    try:
+        return json.loads(document)
+    except ValueError as error:
+        At(None, source).fail(f"is not JSON ({error})")
+
+
+def _id(at: At, key: str) -> str:
+    """Ids are strings here; the cloud writes some of them as numbers."""
+    value = at.at(key).value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else at.text(key)
