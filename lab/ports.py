@@ -24,6 +24,17 @@ class Interface:
 
 
 @dataclass(frozen=True)
+class FirewallRule:
+    """One direction's allowance; everything not allowed is dropped once a droplet has a firewall."""
+
+    direction: Literal["in", "out"]
+    protocol: Literal["tcp", "udp", "icmp"]
+    ports: str  # "22", "8000-9000", "0" = all
+    # IPv4, never empty: tags and droplet ids are addresses by now, and a rule that resolves to nobody is left out.
+    cidrs: Sequence[str] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
 class MachineSpec:
     """All that is needed to boot a droplet from nothing."""
 
@@ -36,16 +47,8 @@ class MachineSpec:
     user_data: str
     vcpus: int = 1
     memory_mb: int = 1024
-
-
-@dataclass(frozen=True)
-class FirewallRule:
-    """One direction's allowance; everything not allowed is dropped once a droplet has a firewall."""
-
-    direction: Literal["in", "out"]
-    protocol: Literal["tcp", "udp", "icmp"]
-    ports: str  # "22", "8000-9000", "0" = all
-    cidrs: Sequence[str] = field(default_factory=tuple)  # resolved: tags and droplet ids are addresses by now
+    # Enforced before the first packet, so that a droplet is never open while it boots. None: no firewall.
+    firewall: Sequence[FirewallRule] | None = None
 
 
 class Machines(Protocol):
@@ -62,6 +65,9 @@ class Machines(Protocol):
 
     def rebuild(self, spec: MachineSpec) -> None:
         """A new disk from the image; identity (id, addresses) stays."""
+
+    def resize(self, spec: MachineSpec) -> None:
+        """A powered-off machine gets other vcpus and memory from its next power_on; the disk stays."""
 
     def snapshot(self, droplet_id: int, snapshot_id: str) -> int:
         """Copy the disk to an image; returns its size in bytes."""
