@@ -1,0 +1,245 @@
+"""Step, Runbook: probe first, act only if needed, poll to a deadline, write down everything.
+
+To run a runbook again *is* to resume it: a step whose probe passes is recorded and its action skipped.  UNKNOWN stops
+the run, unless the operator waives that step by name; the journal keeps the waiver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TextIO
+
+from lifeline.errors import BadInput, LifelineError, StepFailed, Unavailable, Unproven
+from lifeline.journal import RUN_FINISHED, RUN_STARTED, Clock, Journal, SystemClock
+from lifeline.model import Evidence, Finding, Verdict
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Step:
+    """A claim about the world, how to see whether it holds, and how to make it hold.
+
+    name: the claim, as it reads when true.  until: sees, and changes nothing.  do: makes it so; a crash in its middle
+    leaves something that a second call completes.  within: seconds from the step's start until the claim must hold.
+    would: what ``do`` does, in words, for the plan.  waiver: the name under which an operator may go on although the
+    claim is UNKNOWN.  hint: the next command if it fails.
+    """
+
+    name: str
+    until: Callable[[], Finding]
+    do: Callable[[], Evidence | None] | None = None
+    within: float = 30.0
+    would: str = ""
+    waiver: str = ""
+    hint: str = ""
+    poll: float = POLL_S
+
+
+@dataclass(frozen=True)
+class Result:
+    """A step as it went.  ``acted``: its action ran in this run."""
+
+    step: Step
+    verdict: Verdict
+    seconds: float
+    finding: Finding
+    acted: bool
+    waived: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A whole run: every step held, was waived or was skipped."""
+
+    run_id: str
+    results: Sequence[Result]
+    seconds: float
+
+    def result(self, name: str) -> Result:
+        return next(result for result in self.results if result.step.name == name)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step as a dry run sees it."""
+
+    step: Step
+    finding: Finding
+    would: str
+
+
+@dataclass
+class Runbook:
+    """An ordered list of steps.  ``summary`` says at the end what it means and what to type next."""
+
+    name: str
+    steps: Sequence[Step]
+    summary: Callable[[Outcome], str] | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+
+    def waivers(self) -> list[str]:
+        return [step.waiver for step in self.steps if step.waiver]
+
+    def run(
+        self,
+        journal: Journal,
+        context: Mapping[str, object] | None = None,
+        waive: frozenset[str] = frozenset(),
+        publish: Callable[[Journal], None] | None = None,
+    ) -> Outcome:
+        """Run every step in order; raises a LifelineError at the first that doesn't hold.
+
+        ``context`` (plain values) goes into the journal's first line.  ``publish`` copies the journal to a safe place
+        at the end, on failure too; its own failure is said, and fails nothing.
+        """
+        started, begun = self.clock.utc(), self.clock.monotonic()
+        evidence = {"runbook": self.name, **(context or {}), "waive": sorted(waive)}
+        journal.write(RUN_STARTED, Verdict.PASS, started, 0.0, evidence)
+        results: list[Result] = []
+        verdict, error = Verdict.FAIL, ""
+        try:
+            for number, step in enumerate(self.steps, 1):
+                results.append(self._one(step, f"[{number}/{len(self.steps)}]", journal, waive))
+            verdict = Verdict.PASS
+        except BaseException as stopped:
+            error = stopped.message if isinstance(stopped, LifelineError) else f"{type(stopped).__name__}: {stopped}"
+            verdict = Verdict.UNKNOWN if isinstance(stopped, Unproven) else Verdict.FAIL
+            raise
+        finally:
+            seconds = self.clock.monotonic() - begun
+            journal.write(RUN_FINISHED, verdict, started, seconds, {"error": error} if error else {})
+            self._publish(journal, publish)
+        outcome = Outcome(journal.run_id, tuple(results), seconds)
+        if self.summary is not None:
+            self._say(self.summary(outcome))
+        return outcome
+
+    def plan(self) -> list[Planned]:
+        """Probe every step, change nothing; says what is so now and what would be done."""
+        planned = []
+        for number, step in enumerate(self.steps, 1):
+            try:
+                finding = _look(step)
+            except LifelineError as error:
+                finding = Finding.failed(error.message)
+            entry = Planned(step, finding, _would(step, finding))
+            self._say(f"[{number}/{len(self.steps)}] {step.name}")
+            self._say(f"      now:   {finding.verdict}{f', {finding.says}' if finding.says else ''}")
+            self._say(f"      would: {entry.would}")
+            planned.append(entry)
+        self._say("Dry run: nothing was changed.")
+        return planned
+
+    def _one(self, step: Step, label: str, journal: Journal, waive: frozenset[str]) -> Result:
+        started, begun = self.clock.utc(), self.clock.monotonic()
+        self._say(f"{label} {step.name} … ", end="")
+        acted = _Acted()
+        try:
+            finding = self._pursue(step, begun, waive, acted)
+        except BaseException as error:
+            seconds = self.clock.monotonic() - begun
+            self._say(f"FAIL {seconds:.1f} s")
+            broken = Result(step, Verdict.FAIL, seconds, Finding.failed(_words(error)), acted.done)
+            self._record(journal, broken, started)
+            raise
+        waived = finding.verdict is Verdict.UNKNOWN and step.waiver in waive
+        result = Result(step, finding.verdict, self.clock.monotonic() - begun, finding, acted.done, waived)
+        self._record(journal, result, started)
+        shown = "" if finding.verdict is Verdict.PASS else f"{finding.verdict} "
+        note = f", waived by {step.waiver}" if waived else ""
+        self._say(f"{shown}{result.seconds:.1f} s  {finding.says}{note}".rstrip())
+        if finding.verdict is Verdict.FAIL or (finding.verdict is Verdict.UNKNOWN and not waived):
+            raise _stop(step, finding, acted.error)
+        return result
+
+    def _pursue(self, step: Step, begun: float, waive: frozenset[str], acted: _Acted) -> Finding:
+        """Probe; act once if it doesn't hold; probe again until it does or the time is up."""
+        finding = _look(step)
+        if finding.verdict is not Verdict.FAIL:
+            return finding
+        if step.do is not None:
+            acted.done = True
+            try:
+                step.do()
+            except Unavailable as error:
+                # It may have taken effect all the same: the probe decides, not the answer that got lost.
+                acted.error = error
+            finding = _look(step)
+        while finding.verdict in (Verdict.FAIL, Verdict.UNKNOWN):
+            if (left := begun + step.within - self.clock.monotonic()) <= 0:
+                break
+            self.clock.sleep(min(step.poll, left))
+            finding = _look(step)
+        return finding
+
+    def _record(self, journal: Journal, result: Result, started: datetime) -> None:
+        evidence: dict[str, object] = {"acted": result.acted, **result.finding.evidence}
+        if result.finding.says:
+            evidence["says"] = result.finding.says
+        waiver = result.step.waiver if result.waived else None
+        journal.write(result.step.name, result.verdict, started, result.seconds, evidence, waiver)
+
+    def _publish(self, journal: Journal, publish: Callable[[Journal], None] | None) -> None:
+        if publish is None:
+            return
+        try:
+            publish(journal)
+        except Exception as error:
+            self._say(f"The journal could not be copied to the vault ({_words(error)}); it is at {journal.path}")
+
+    def _say(self, text: str, end: str = "\n") -> None:
+        # A terminal that went away must not stop a failover half way.
+        with contextlib.suppress(OSError, ValueError):
+            print(text, end=end, file=self.out, flush=True)
+
+
+@dataclass
+class _Acted:
+    done: bool = False
+    error: LifelineError | None = None
+
+
+def check_waivers(given: Sequence[str], known: Sequence[str]) -> frozenset[str]:
+    """The waivers asked for, as a set; BadInput for one that waives nothing here."""
+    for name in given:
+        if name not in known:
+            raise BadInput(f'there is no waiver "{name}" here; known: {", ".join(sorted(set(known))) or "none"}')
+    return frozenset(given)
+
+
+def _look(step: Step) -> Finding:
+    """Probe; what can't be reached is not known."""
+    try:
+        return step.until()
+    except Unavailable as error:
+        return Finding.unknown(error.message)
+
+
+def _would(step: Step, finding: Finding) -> str:
+    if finding.verdict is Verdict.PASS:
+        return "nothing, it holds already"
+    if finding.verdict is Verdict.SKIPPED:
+        return "nothing, skipped"
+    if finding.verdict is Verdict.UNKNOWN:
+        return f"stop here{f', unless --waive {step.waiver}' if step.waiver else ''}"
+    return step.would or ("wait for it" if step.do is None else "act")
+
+
+def _stop(step: Step, finding: Finding, error: LifelineError | None) -> LifelineError:
+    because = f": {finding.says}" if finding.says else ""
+    if finding.verdict is Verdict.UNKNOWN:
+        waiver = f" (to go on without this proof: --waive {step.waiver})" if step.waiver else ""
+        return Unproven(f"not known whether {step.name}{because}{waiver}", hint=step.hint)
+    if error is not None:
+        return Unavailable(f"{step.name}: no{because}; {error.message}", hint=step.hint or error.hint)
+    return StepFailed(f"not so within {step.within:g} s: {step.name}{because}", hint=step.hint)
+
+
+def _words(error: BaseException) -> str:
+    return error.message if isinstance(error, LifelineError) else f"{type(error).__name__}: {error}"

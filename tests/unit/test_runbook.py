@@ -1,0 +1,233 @@
+"""Step, Runbook, Journal: probe first, act once, poll to the deadline, UNKNOWN stops."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from lifeline.errors import BadInput, DataBad, StepFailed, Unavailable, Unproven
+from lifeline.journal import Journal, redact, unfinished
+from lifeline.model import Finding, Verdict
+from lifeline.runbook import Runbook, Step, check_waivers
+
+
+class FakeClock:
+    """Time passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def utc(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.now)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+
+
+class World:
+    """One claim: false until acted upon (and then ``delay`` more probes)."""
+
+    def __init__(self, true: bool = False, delay: int = 0) -> None:
+        self.true, self.delay, self.acts = true, delay, 0
+
+    def probe(self) -> Finding:
+        if self.true and self.delay > 0:
+            self.delay -= 1
+            return Finding.failed("not yet")
+        return Finding.passed("it is so", seen=1) if self.true else Finding.failed("it isn't")
+
+    def act(self) -> None:
+        self.acts += 1
+        self.true = True
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def journal(tmp_path: Path, clock: FakeClock) -> Journal:
+    return Journal.start(tmp_path, "test", clock=clock)
+
+
+def book(clock: FakeClock, *steps: Step) -> Runbook:
+    return Runbook("test", steps, clock=clock, out=io.StringIO())
+
+
+def test_a_claim_that_holds_is_recorded_and_not_acted_on(clock: FakeClock, journal: Journal) -> None:
+    world = World(true=True)
+    outcome = book(clock, Step("it holds", world.probe, world.act)).run(journal)
+    assert world.acts == 0
+    assert [line["step"] for line in journal.read()] == ["run started", "it holds", "run finished"]
+    assert outcome.result("it holds").verdict is Verdict.PASS and not outcome.result("it holds").acted
+
+
+def test_a_claim_that_fails_is_acted_on_once_and_polled(clock: FakeClock, journal: Journal) -> None:
+    world = World(delay=5)
+    book(clock, Step("it holds", world.probe, world.act, within=10)).run(journal)
+    assert world.acts == 1 and 0.5 < clock.now < 2
+    line = journal.read()[1]
+    assert (line["verdict"], line["evidence"]["acted"], line["evidence"]["seen"]) == ("PASS", True, 1)
+    assert line["seconds"] == pytest.approx(clock.now) and line["started"] == "2026-01-01T00:00:00.000Z"
+
+
+def test_the_deadline_ends_the_polling_and_the_run(clock: FakeClock, journal: Journal) -> None:
+    after = World()
+    with pytest.raises(StepFailed, match="within 3 s: it holds: never") as caught:
+        book(
+            clock,
+            Step("it holds", lambda: Finding.failed("never"), lambda: None, within=3, hint="fab status"),
+            Step("later", after.probe, after.act),
+        ).run(journal)
+    assert clock.now == pytest.approx(3) and after.acts == 0
+    assert caught.value.exit_code == 6 and caught.value.hint == "fab status"
+    assert [(line["step"], line["verdict"]) for line in journal.read()[1:]] == [
+        ("it holds", "FAIL"),
+        ("run finished", "FAIL"),
+    ]
+
+
+def test_unknown_stops_before_acting_and_names_the_waiver(clock: FakeClock, journal: Journal) -> None:
+    world = World()
+    step = Step("it is fenced", lambda: Finding.unknown("nobody answers"), world.act, waiver="unfenced")
+    with pytest.raises(Unproven, match="--waive unfenced") as caught:
+        book(clock, step).run(journal)
+    assert world.acts == 0 and caught.value.exit_code == 5
+    assert journal.read()[-1]["verdict"] == "UNKNOWN"
+
+
+def test_a_waived_unknown_goes_on_and_the_journal_keeps_the_waiver(clock: FakeClock, journal: Journal) -> None:
+    after = World()
+    step = Step("it is fenced", lambda: Finding.unknown(), waiver="unfenced")
+    book(clock, step, Step("later", after.probe, after.act)).run(journal, waive=frozenset({"unfenced"}))
+    line = journal.read()[1]
+    assert (line["verdict"], line["waiver"]) == ("UNKNOWN", "unfenced") and after.acts == 1
+
+
+def test_a_waiver_does_not_make_a_failure_pass(clock: FakeClock, journal: Journal) -> None:
+    step = Step("it is fenced", lambda: Finding.failed("it writes"), within=1, waiver="unfenced")
+    with pytest.raises(StepFailed):
+        book(clock, step).run(journal, waive=frozenset({"unfenced"}))
+
+
+def test_a_probe_that_cannot_reach_is_unknown_and_one_that_breaks_is_an_error(
+    clock: FakeClock, journal: Journal
+) -> None:
+    def unreachable() -> Finding:
+        raise Unavailable("no route")
+
+    def bad() -> Finding:
+        raise DataBad("invariant broken")
+
+    with pytest.raises(Unproven, match="no route"):
+        book(clock, Step("a", unreachable)).run(journal)
+    with pytest.raises(DataBad):
+        book(clock, Step("b", bad)).run(journal)
+    assert [line["verdict"] for line in journal.read() if line["step"] == "b"] == ["FAIL"]
+
+
+def test_an_action_whose_answer_was_lost_is_judged_by_the_probe(clock: FakeClock, journal: Journal) -> None:
+    world = World()
+
+    def act() -> None:
+        world.act()
+        raise Unavailable("timed out")
+
+    book(clock, Step("it holds", world.probe, act)).run(journal)
+    assert world.acts == 1
+
+
+def test_unknown_after_acting_is_polled_and_then_unproven(clock: FakeClock, journal: Journal) -> None:
+    answers = iter([Finding.failed()])
+    step = Step("it holds", lambda: next(answers, Finding.unknown("gone")), lambda: None, within=2)
+    with pytest.raises(Unproven, match="gone"):
+        book(clock, step).run(journal)
+    assert clock.now == pytest.approx(2)
+
+
+def test_a_kill_leaves_a_journal_without_a_last_line(clock: FakeClock, tmp_path: Path) -> None:
+    journal = Journal.start(tmp_path, "failover", clock=clock)
+    journal.write("run started", Verdict.PASS, clock.utc(), 0, {})
+    journal.write("a", Verdict.PASS, clock.utc(), 0, {})
+    assert unfinished(tmp_path, "failover") == journal.path
+    with journal.path.open("a") as file:
+        file.write('{"torn')
+    assert len(journal.read()) == 2
+    clock.now += 60
+    done = Journal.start(tmp_path, "failover", clock=clock)
+    book(clock).run(done)
+    assert unfinished(tmp_path, "failover") is None
+
+
+def test_the_journal_keeps_no_secrets_and_is_private(tmp_path: Path, clock: FakeClock) -> None:
+    journal = Journal.start(tmp_path / "new", "test", secrets=["hunter2", ""], clock=clock)
+    step = Step("a", lambda: Finding.passed("said hunter2", nested=[{"secret_key": "other"}], url="http://x:hunter2@y"))
+    book(clock, step).run(journal)
+    text = journal.path.read_text()
+    assert "hunter2" not in text and "other" not in text and text.count("***") == 3
+    assert journal.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_redaction_keeps_plain_values() -> None:
+    assert redact({"a": 1, "b": None, "c": [True, 1.5]}, frozenset()) == {"a": 1, "b": None, "c": [True, 1.5]}
+    assert json.dumps(redact({"p": Path("/x")}, frozenset())) == '{"p": "/x"}'
+
+
+def test_a_plan_probes_and_changes_nothing(clock: FakeClock) -> None:
+    world, out = World(), io.StringIO()
+    steps = [
+        Step("a", lambda: Finding.passed()),
+        Step("b", world.probe, world.act, would="set b"),
+        Step("c", lambda: Finding.unknown("?"), waiver="no-c"),
+        Step("d", lambda: Finding(Verdict.SKIPPED)),
+    ]
+    planned = Runbook("test", steps, clock=clock, out=out).plan()
+    assert [entry.would for entry in planned] == [
+        "nothing, it holds already", "set b", "stop here, unless --waive no-c", "nothing, skipped",
+    ]  # fmt: skip
+    assert world.acts == 0 and clock.now == 0 and "nothing was changed" in out.getvalue()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_journal_is_published_also_on_failure_and_publishing_never_fails_the_run(
+    fails: bool, clock: FakeClock, journal: Journal
+) -> None:
+    published: list[str] = []
+
+    def publish(kept: Journal) -> None:
+        published.append(kept.read()[-1]["step"])
+        raise RuntimeError("bucket is gone")
+
+    probe: Callable[[], Finding] = (lambda: Finding.failed()) if fails else (lambda: Finding.passed())
+    out = io.StringIO()
+    runbook = Runbook("test", [Step("a", probe, within=0)], clock=clock, out=out)
+    if fails:
+        with pytest.raises(StepFailed):
+            runbook.run(journal, publish=publish)
+    else:
+        runbook.run(journal, publish=publish)
+    assert published == ["run finished"] and "bucket is gone" in out.getvalue()
+
+
+def test_the_terminal_may_go_away(clock: FakeClock, journal: Journal) -> None:
+    out = io.StringIO()
+    out.close()
+    world = World()
+    Runbook("test", [Step("a", world.probe, world.act)], clock=clock, out=out).run(journal)
+    assert world.acts == 1
+
+
+def test_unknown_waivers_are_bad_input() -> None:
+    assert check_waivers(["x"], ["x", "y"]) == {"x"}
+    with pytest.raises(BadInput, match="known: x, y"):
+        check_waivers(["z"], ["y", "x"])
