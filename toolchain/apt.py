@@ -19,7 +19,7 @@ DEFAULT_MIRROR = "http://deb.debian.org/debian"
 EXPECTED_S = 30
 DEADLINE_S = 600
 
-# program → package: a program is looked for, not a package, so that machines which got it some other way are left alone.
+# program → package. Programs are looked for, not packages: a machine that got one some other way is left alone.
 LAB_PROGRAMS = {
     "mmdebstrap": "mmdebstrap",
     "systemd-nspawn": "systemd-container",
@@ -40,7 +40,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class HostSources:
-    """Where this machine's apt-get gets Debian from: ``options`` are apt.conf lines (proxies, retries, certificates)."""
+    """Where this machine's apt-get gets Debian from; ``options`` are apt.conf lines (proxies, retries, certificates)."""
 
     mirror: str = DEFAULT_MIRROR
     security: str | None = None

@@ -97,7 +97,7 @@ def _bootstrap(folder: Path) -> None:
 
 
 def source_lines(host: apt.HostSources) -> list[str]:
-    """apt sources for the image. Security updates only from where this machine's own come: a mirror may not carry them."""
+    """apt sources for the image; security updates only where this machine has them: not every mirror carries them."""
     lines = [f"deb {host.mirror} {RECIPE.suite} main", f"deb {host.mirror} {RECIPE.suite}-updates main"]
     if host.security:
         lines.append(f"deb {host.security} {RECIPE.suite}-security main")
