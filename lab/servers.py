@@ -1,0 +1,70 @@
+"""A server of the lab as a value: what to run, what it needs on disk, and how to see that it answers.
+
+Rooms describe their servers (``lab/objectstore.py``, ``lab/aws.py``, ``lab/proxy.py``); whoever starts the lab decides how
+to run them. Describing has no side effect; ``prepare`` and ``is_ready`` are the only I/O.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PROBE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class HttpProbe:
+    """Ready when ``GET path`` there answers with one of ``expect``. Never goes through a proxy."""
+
+    address: str
+    port: int
+    path: str = "/"
+    expect: tuple[int, ...] = (200,)
+
+    def __call__(self) -> bool:
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=_PROBE_TIMEOUT_S)
+        try:
+            connection.request("GET", self.path)
+            return connection.getresponse().status in self.expect
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+@dataclass(frozen=True)
+class Server:
+    """One process. ``env`` is its whole environment; ``files`` (path → text) are written 0600 before it starts.
+
+    ``kill_to_stop``: SIGKILL is the way to stop it (a clean shutdown takes longer than the lab waits, and its data don't need one).
+    ``leftovers``: paths outside its own folder that it creates and doesn't remove.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    ready: HttpProbe
+    directories: tuple[Path, ...] = ()
+    files: Mapping[Path, str] = field(default_factory=dict)
+    kill_to_stop: bool = False
+    leftovers: tuple[Path, ...] = ()
+
+
+def prepare(server: Server) -> None:
+    """Create the folders and files that the server needs. Safe to repeat."""
+    for directory in server.directories:
+        directory.mkdir(parents=True, exist_ok=True)
+    for path, text in server.files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(text)
+
+
+def tidy(server: Server) -> None:
+    """Remove what a stopped server leaves outside its own folder."""
+    for path in server.leftovers:
+        path.unlink(missing_ok=True)
