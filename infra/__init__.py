@@ -1,0 +1,1 @@
+"""The Pulumi program: what exists, and nothing about who is primary."""
