@@ -32,15 +32,17 @@ LAB_PROGRAMS = {
     "zstd": "zstd",
     "mount": "mount",
     "pgrep": "procps",
-    "restic": "restic",
 }
-LAB_FILES = {"/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring"}
+LAB_FILES = {
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
+    "/etc/ssl/certs/ca-certificates.crt": "ca-certificates",
+}
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
 class HostSources:
-    """Where this machine's apt-get gets Debian from; ``options`` are apt.conf lines (proxies, retries, certificates)."""
+    """Where this machine's apt-get gets Debian from; ``options``: apt.conf lines (proxies, retries, certificates)."""
 
     mirror: str = DEFAULT_MIRROR
     security: str | None = None
@@ -80,14 +82,15 @@ def ensure() -> None:
         raise Unavailable(
             f"the lab needs Debian packages, installed by root: {names}", hint=f"sudo apt-get install {names}"
         )
-    say(f"installing Debian packages for the lab: {names} (about {EXPECTED_S} s)")
     with cache.locked(cache.root() / ".apt.lock"), _services_stay_off():
-        _install(missing())
+        install(missing())
 
 
-def _install(packages: Sequence[str]) -> None:
+def install(packages: Sequence[str]) -> None:
+    """apt-get install, without questions. Needs root."""
     if not packages:
         return
+    say(f"installing Debian packages: {' '.join(packages)} (about {EXPECTED_S} s)")
     log = cache.root() / "apt.log"
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1", "LC_ALL": "C.UTF-8"}
     env["PATH"] = f"{env.get('PATH', '')}:{SYSTEM_PATH}"
