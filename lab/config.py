@@ -1,7 +1,7 @@
 """What every part of the lab must agree on: addresses, paths and the generated credentials.
 
-Addresses are constants: 198.18.0.0/15 is reserved for benchmarks, so no real network is shadowed and nothing needs to be configured.
-Credentials are drawn once per lab and kept in ``lab.json`` (0600) in the lab's state folder.
+Addresses are constants: 198.18.0.0/15 is reserved for benchmarks, so no real network is shadowed and nothing
+needs to be configured. Credentials are drawn once per lab and kept in ``lab.json`` (0600) in the lab's state folder.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Region:
         return f"{self.slug}.{SPACES_SUFFIX}"
 
 
-REGIONS: dict[str, Region] = {region.slug: region for region in (Region("nyc3", 1), Region("sgp1", 2), Region("ams3", 3))}
+REGIONS: dict[str, Region] = {r.slug: r for r in (Region("nyc3", 1), Region("sgp1", 2), Region("ams3", 3))}
 
 
 def state_dir() -> Path:
