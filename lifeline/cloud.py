@@ -1,0 +1,220 @@
+"""The one door to the cloud's API for runbooks: droplets' power, the record that traffic follows, Spaces keys, uptime.
+
+Every call has a deadline and bounded retries: a control plane that is down must cost an incident seconds, not minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from lifeline.errors import BadConfig, Refused, Unavailable
+from lifeline.model import Record
+
+if TYPE_CHECKING:
+    import httpx
+
+PowerState = Literal["new", "active", "off", "archive", "absent"]
+DEADLINE_S = 8.0
+ATTEMPT_S = 3.0
+
+
+@dataclass(frozen=True)
+class RecordValue:
+    """What the record says now: an address, and for how long resolvers may keep it (seconds)."""
+
+    address: str
+    ttl: int
+
+
+class Cloud(Protocol):
+    """What runbooks ask of a cloud.  Everything raises Unavailable when the API can't be had."""
+
+    def power_state(self, droplet_id: str) -> PowerState: ...
+    def power_off(self, droplet_id: str) -> None: ...
+    def power_on(self, droplet_id: str) -> None: ...
+    def droplet_id(self, name: str) -> str | None: ...
+    def record(self, record: Record) -> RecordValue: ...
+    def set_record(self, record: Record, address: str) -> None: ...
+    def has_spaces_key(self, access_key: str) -> bool: ...
+    def delete_spaces_key(self, access_key: str) -> None: ...
+    def uptime(self, check_id: str) -> Mapping[str, str]: ...
+
+
+class DigitalOcean:
+    """The real one, at ``base`` (DIGITALOCEAN_API_URL, the inventory's, or the public API)."""
+
+    def __init__(
+        self,
+        base: str,
+        token: str,
+        *,
+        deadline: float = DEADLINE_S,
+        transport: httpx.BaseTransport | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        import httpx
+
+        self._deadline = deadline
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._client = httpx.Client(
+            base_url=base,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(ATTEMPT_S, connect=2.0),
+            transport=transport,
+        )
+
+    @classmethod
+    def from_environment(cls, api: str) -> DigitalOcean:
+        """``api``: the inventory's address, unless DIGITALOCEAN_API_URL says otherwise."""
+        token = os.environ.get("DIGITALOCEAN_TOKEN") or os.environ.get("DIGITALOCEAN_ACCESS_TOKEN")
+        if not token:
+            raise BadConfig(
+                "DIGITALOCEAN_TOKEN isn't set", hint='eval "$(fab lab.env)", or export DIGITALOCEAN_TOKEN=…'
+            )
+        return cls(os.environ.get("DIGITALOCEAN_API_URL") or api, token)
+
+    def power_state(self, droplet_id: str) -> PowerState:
+        """What the cloud says the droplet is; "absent" when there is none."""
+        answer = self._call("GET", f"/v2/droplets/{droplet_id}", absent=True)
+        state: PowerState = answer["droplet"]["status"] if answer else "absent"
+        return state
+
+    def power_off(self, droplet_id: str) -> None:
+        """Ask for a power cut; returns when the request is accepted (poll ``power_state``)."""
+        self._call("POST", f"/v2/droplets/{droplet_id}/actions", {"type": "power_off"})
+
+    def power_on(self, droplet_id: str) -> None:
+        """Ask for power; returns when the request is accepted."""
+        self._call("POST", f"/v2/droplets/{droplet_id}/actions", {"type": "power_on"})
+
+    def droplet_id(self, name: str) -> str | None:
+        """The id of the droplet of that name, None when there is none; a rebuilt droplet has another id."""
+        found = self._call("GET", "/v2/droplets", params={"name": name})["droplets"]
+        return next((str(droplet["id"]) for droplet in found if droplet["name"] == name), None)
+
+    def record(self, record: Record) -> RecordValue:
+        """What the record says now."""
+        found = self._record(record)
+        return RecordValue(found["data"], int(found["ttl"]))
+
+    def set_record(self, record: Record, address: str) -> None:
+        """Point the record at an address."""
+        found = self._record(record)
+        body = {"type": "A", "name": record.name, "data": address, "ttl": record.ttl}
+        self._call("PUT", f"/v2/domains/{record.domain}/records/{found['id']}", body)
+
+    def has_spaces_key(self, access_key: str) -> bool:
+        return self._call("GET", f"/v2/spaces/keys/{access_key}", absent=True) is not None
+
+    def delete_spaces_key(self, access_key: str) -> None:
+        """Delete the key; one that is gone already is as good."""
+        self._call("DELETE", f"/v2/spaces/keys/{access_key}", absent=True)
+
+    def uptime(self, check_id: str) -> Mapping[str, str]:
+        """What the cloud's probes see, by region: UP, DOWN or CHECKING."""
+        regions = self._call("GET", f"/v2/uptime/checks/{check_id}/state")["state"]["regions"]
+        return {name: str(region["status"]) for name, region in regions.items()}
+
+    def _record(self, record: Record) -> dict[str, Any]:
+        """By id; by name when the id is gone (someone made the record anew)."""
+        answer = self._call("GET", f"/v2/domains/{record.domain}/records/{record.id}", absent=True)
+        if answer:
+            found: dict[str, Any] = answer["domain_record"]
+            return found
+        listed = self._call("GET", f"/v2/domains/{record.domain}/records", params={"name": record.fqdn, "type": "A"})
+        for candidate in listed["domain_records"]:
+            if candidate["type"] == "A" and candidate["name"] == record.name:
+                return dict(candidate)
+        raise Unavailable(f"the cloud has no record {record.fqdn}", hint="pulumi up --refresh")
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        absent: bool = False,
+    ) -> Any:
+        """The answer's JSON ({} when empty); None for a 404 with ``absent``.
+
+        Every call of this door may be repeated (power off twice is off), so all are retried: on 429 after Retry-After,
+        on 5xx and broken connections with growing pauses, until the deadline.
+        """
+        import httpx
+
+        end = self._monotonic() + self._deadline
+        pause = 0.2
+        while True:
+            wait = pause
+            try:
+                response = self._client.request(method, path, json=body, params=params)
+            except httpx.HTTPError as error:
+                problem = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            else:
+                if response.status_code == 404 and absent:
+                    return None
+                if response.status_code != 429 and response.status_code < 500:
+                    return _read(method, path, response)
+                problem = _complaint(response)
+                wait = max(pause, _seconds(response.headers.get("retry-after")))
+            if self._monotonic() + wait >= end:
+                raise Unavailable(f"the cloud's API does not answer {method} {path}: {problem}", hint="fab status")
+            self._sleep(wait)
+            pause = min(2 * pause, 2.0)
+
+
+class ReadOnly:
+    """A cloud that can be looked at: what a dry run gets."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.power_state = cloud.power_state
+        self.droplet_id = cloud.droplet_id
+        self.record = cloud.record
+        self.has_spaces_key = cloud.has_spaces_key
+        self.uptime = cloud.uptime
+
+    def power_off(self, droplet_id: str) -> None:
+        raise _dry("power off a droplet")
+
+    def power_on(self, droplet_id: str) -> None:
+        raise _dry("power on a droplet")
+
+    def set_record(self, record: Record, address: str) -> None:
+        raise _dry("change a record")
+
+    def delete_spaces_key(self, access_key: str) -> None:
+        raise _dry("delete a key")
+
+
+def _dry(what: str) -> Refused:
+    return Refused(f"a dry run may not {what}")
+
+
+def _read(method: str, path: str, response: httpx.Response) -> Any:
+    if response.status_code in (401, 403):
+        raise Unavailable("the cloud's API refuses our token", hint="check DIGITALOCEAN_TOKEN")
+    if response.status_code >= 400:
+        raise Unavailable(f"the cloud's API refuses {method} {path}: {_complaint(response)}")
+    return response.json() if response.content else {}
+
+
+def _complaint(response: httpx.Response) -> str:
+    try:
+        body = response.json()
+        return f"{response.status_code} {body['message']} (request {body.get('request_id', 'unknown')})"
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.reason_phrase}"
+
+
+def _seconds(header: str | None) -> float:
+    try:
+        return float(header or 0)
+    except ValueError:
+        return 0.0

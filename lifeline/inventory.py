@@ -1,0 +1,136 @@
+"""Where the inventory comes from: Pulumi's stack output, the cache of it, the sealed copy in the vault, a host.
+
+An incident reads the cache: it is there at once, and the Pulumi backend may be part of the disaster.  The cache
+is renewed by everything that changes what exists (``fab provision``) and by ``fresh=True``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lifeline.errors import BadConfig, LifelineError, Unavailable
+from lifeline.hosts import Remote, Result, local
+from lifeline.model import Inventory
+
+PULUMI_S = 30.0
+HOST_COPY = "/etc/lifeline/inventory.json"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An inventory, and where it is from, in words for the operator."""
+
+    inventory: Inventory
+    origin: str
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The checkout: the nearest folder upwards with a Pulumi.yaml; where we are if there is none."""
+    here = (start or Path.cwd()).resolve()
+    return next((folder for folder in (here, *here.parents) if (folder / "Pulumi.yaml").exists()), here)
+
+
+def stack_name(root: Path) -> str:
+    """LIFELINE_STACK or PULUMI_STACK; else the only stack with a cache."""
+    for variable in ("LIFELINE_STACK", "PULUMI_STACK"):
+        if name := os.environ.get(variable):
+            return name
+    cached = sorted(path.parent.name for path in root.glob(".lifeline/*/inventory.json"))
+    if len(cached) == 1:
+        return cached[0]
+    problem = f"stacks here: {', '.join(cached)}" if cached else "no stack has been used here"
+    raise BadConfig(f"which stack? LIFELINE_STACK isn't set ({problem})", hint="export LIFELINE_STACK=lab")
+
+
+def folder(root: Path, stack: str) -> Path:
+    """The operator's files of a stack: cache and journals."""
+    return root / ".lifeline" / stack
+
+
+def cache_path(root: Path, stack: str) -> Path:
+    return folder(root, stack) / "inventory.json"
+
+
+def sealed_key(stack: str) -> str:
+    """The sealed copy's key in the vault."""
+    return f"inventory/{stack}.sealed"
+
+
+def load(root: Path, stack: str, *, fresh: bool = False) -> Loaded:
+    """The inventory: the cache, or with ``fresh`` (and without a cache) Pulumi's; each stands in for the other."""
+    problems: list[str] = []
+    sources: Sequence[Callable[[], Loaded]] = [lambda: from_cache(root, stack), lambda: from_pulumi(root, stack)]
+    for source in reversed(sources) if fresh else sources:
+        try:
+            loaded = source()
+        except LifelineError as error:
+            problems.append(error.message)
+            continue
+        why = f" ({problems[0]})" if problems and fresh else ""
+        return Loaded(loaded.inventory, loaded.origin + why)
+    raise BadConfig(
+        f"no inventory for stack {stack}: {'; '.join(problems)}",
+        hint="pulumi up; or, with Pulumi gone: fab inventory --from-vault, or fab inventory --from-host ADDRESS",
+    )
+
+
+def from_cache(root: Path, stack: str) -> Loaded:
+    """The cached copy; BadConfig when there is none or it isn't whole."""
+    path = cache_path(root, stack)
+    try:
+        text = path.read_bytes()
+        age = time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        raise BadConfig(f"there is no {path}") from None
+    return Loaded(Inventory.from_json(text, str(path)), f"the cache, {_age(age)} old")
+
+
+def from_pulumi(root: Path, stack: str, run: Callable[..., Result] = local) -> Loaded:
+    """Pulumi's stack output, and the cache renewed with it; Unavailable when the backend doesn't answer in time."""
+    argv = ["pulumi", "stack", "output", "inventory", "--show-secrets", "--json", "--stack", stack, "--non-interactive"]
+    result = run(argv, timeout=PULUMI_S, cwd=root)
+    if result.code != 0:
+        raise Unavailable(f"pulumi stack output: {result.last_words}", hint="pulumi up")
+    inventory = Inventory.from_json(result.stdout, "pulumi stack output inventory")
+    save(root, inventory)
+    return Loaded(inventory, f"Pulumi's stack {stack}")
+
+
+def from_host(remote: Remote) -> Loaded:
+    """A host's own copy, which holds no secrets but that host's."""
+    result = remote.run(["sudo", "-n", "cat", HOST_COPY], timeout=10)
+    return Loaded(
+        Inventory.from_json(result.stdout, f"{remote.host.address}:{HOST_COPY}"), f"host {remote.host.address}"
+    )
+
+
+def from_sealed(sealed: bytes, unseal: Callable[[bytes], bytes]) -> Loaded:
+    """The vault's sealed copy; ``unseal`` knows the passphrase."""
+    return Loaded(Inventory.from_json(unseal(sealed), "the vault's sealed inventory"), "the vault's sealed copy")
+
+
+def save(root: Path, inventory: Inventory) -> Path:
+    """Write the cache, whole or not at all, readable by its owner alone."""
+    path = cache_path(root, inventory.stack)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # mkstemp makes the file 0600: its secrets are never readable by others, not even for a moment.
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".inventory-")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(inventory.to_json(), file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).replace(path)
+    return path
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} seconds"
