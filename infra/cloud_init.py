@@ -30,6 +30,7 @@ def user_data(operator: str, public_key: str, identity: HostKey) -> str:
             {
                 "name": operator,
                 "gecos": "Lifeline operator",
+                "primary_group": operator,  # Debian ships a group "operator": without this useradd refuses the name
                 "shell": "/bin/bash",
                 "lock_passwd": True,
                 "sudo": "ALL=(ALL) NOPASSWD:ALL",
