@@ -88,7 +88,7 @@ class Module:
 
 
 def within(name: str, parents: tuple[str, ...]) -> bool:
-    """Whether a dotted name is one of the parents or inside one: ``pulumi.runtime`` is in ``pulumi``, ``pulumi_aws`` not."""
+    """Whether a dotted name is a parent or inside one: ``pulumi.runtime`` is in ``pulumi``, ``pulumi_aws`` isn't."""
     return any(name == parent or name.startswith(parent + ".") for parent in parents)
 
 
