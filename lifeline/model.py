@@ -321,6 +321,73 @@ class Lease:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Copy:
+    """One database on a host.  ``lag_s`` None: not known, which is not 0."""
+
+    name: str
+    exists: bool
+    txid: int | None
+    lag_s: float | None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a host says of itself: the answer of ``lifeline-host observe``."""
+
+    host: str
+    role: Role
+    epoch: int | None
+    bundle: str | None
+    finalized: int | None
+    service_running: bool
+    service_healthy: bool
+    databases: tuple[Copy, ...]
+    litestream_running: bool
+    last_sync_at: str | None
+    follower_running: bool
+    follower_stalled: bool
+    agent_running: bool
+    lease_age_s: float | None
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], source: str = "observe") -> Observation:
+        at = At(document, source)
+        service, litestream = at.at("service"), at.at("litestream")
+        follower, agent = at.at("follower", {}), at.at("agent", {})
+        return cls(
+            host=at.text("host"),
+            role=cast(Role, at.choice("role", ROLES)),
+            epoch=at.integer("epoch") if at.has("epoch") else None,
+            bundle=at.optional_text("bundle"),
+            finalized=at.integer("finalized") if at.has("finalized") else None,
+            service_running=service.flag("running"),
+            service_healthy=service.flag("healthy", False),
+            databases=tuple(_copy(item) for item in at.each("databases")),
+            litestream_running=litestream.flag("running"),
+            last_sync_at=litestream.optional_text("last_sync_at"),
+            follower_running=follower.flag("running", False),
+            follower_stalled=follower.flag("stalled", False),
+            agent_running=agent.flag("running", False),
+            lease_age_s=agent.number("lease_age_s") if agent.has("lease_age_s") else None,
+        )
+
+    @property
+    def lag_s(self) -> float | None:
+        """The lag of the copy furthest behind; None if any isn't known."""
+        lags = [copy.lag_s for copy in self.databases]
+        return None if not lags or None in lags else max(lag for lag in lags if lag is not None)
+
+
+def _copy(at: At) -> Copy:
+    return Copy(
+        name=at.text("name"),
+        exists=at.flag("exists"),
+        txid=at.integer("txid") if at.has("txid") else None,
+        lag_s=at.number("lag_s") if at.has("lag_s") else None,
+    )
+
+
 def replica_prefix(service: str, epoch: int, database: str) -> str:
     """The replica's place in the vault.
 

@@ -27,7 +27,8 @@ class Step:
     name: the claim, as it reads when true.  until: sees, and changes nothing.  do: makes it so; a crash in its middle
     leaves something that a second call completes.  within: seconds from the step's start until the claim must hold.
     would: what ``do`` does, in words, for the plan.  waiver: the name under which an operator may go on although the
-    claim is UNKNOWN.  hint: the next command if it fails.
+    claim is UNKNOWN.  hint: the next command if it fails.  peek: what a dry run looks at instead of ``until``, where
+    the proof itself leaves traces (a write) or can't be had yet.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Step:
     waiver: str = ""
     hint: str = ""
     poll: float = POLL_S
+    peek: Callable[[], Finding] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Runbook:
         planned = []
         for number, step in enumerate(self.steps, 1):
             try:
-                finding = _look(step)
+                finding = _look(step, peek=True)
             except LifelineError as error:
                 finding = Finding.failed(error.message)
             entry = Planned(step, finding, _would(step, finding))
@@ -213,10 +215,10 @@ def check_waivers(given: Sequence[str], known: Sequence[str]) -> frozenset[str]:
     return frozenset(given)
 
 
-def _look(step: Step) -> Finding:
+def _look(step: Step, *, peek: bool = False) -> Finding:
     """Probe; what can't be reached is not known."""
     try:
-        return step.until()
+        return step.peek() if peek and step.peek is not None else step.until()
     except Unavailable as error:
         return Finding.unknown(error.message)
 

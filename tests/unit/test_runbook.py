@@ -193,8 +193,11 @@ def test_a_plan_probes_and_changes_nothing(clock: FakeClock) -> None:
     ]
     planned = Runbook("test", steps, clock=clock, out=out).plan()
     assert [entry.would for entry in planned] == [
-        "nothing, it holds already", "set b", "stop here, unless --waive no-c", "nothing, skipped",
-    ]  # fmt: skip
+        "nothing, it holds already",
+        "set b",
+        "stop here, unless --waive no-c",
+        "nothing, skipped",
+    ]
     assert world.acts == 0 and clock.now == 0 and "nothing was changed" in out.getvalue()
 
 
