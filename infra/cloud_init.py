@@ -1,4 +1,7 @@
-"""The user data of a host: what makes a bare Debian image reachable and identifiable. Everything else is provisioned over SSH."""
+"""The user data of a host: what makes a bare Debian image reachable and identifiable.
+
+Everything else is provisioned over SSH.
+"""
 
 from __future__ import annotations
 
@@ -47,14 +50,18 @@ def user_data(operator: str, public_key: str, identity: HostKey) -> str:
 
 
 def first_boot(packages: tuple[str, ...]) -> str:
-    """A script that installs what is missing. An image that has everything needs no package registry: a rebuild must not wait for one."""
+    """A script that installs what is missing.
+
+    An image that has everything needs no package registry: a rebuild must not wait for one.
+    """
     names = " ".join(packages)
     return f"""\
 #!/bin/sh
 set -eu
 missing=
 for package in {names}; do
-    dpkg-query --show --showformat='${{db:Status-Status}}' "$package" 2>/dev/null | grep -qx installed || missing="$missing $package"
+    status=$(dpkg-query --show --showformat='${{db:Status-Status}}' "$package" 2>/dev/null || true)
+    [ "$status" = installed ] || missing="$missing $package"
 done
 if [ -n "$missing" ]; then
     export DEBIAN_FRONTEND=noninteractive

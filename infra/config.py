@@ -1,7 +1,7 @@
 """The stack's configuration as frozen values.
 
-Pure: a mapping of raw values in, a `StackConfig` out, or one `ConfigError` that names every problem at once: the key, the stack file and
-what is allowed. Nothing here knows Pulumi.
+Pure: a mapping of raw values in, a `StackConfig` out, or one `ConfigError` that names every problem at once: the key,
+the stack file and what is allowed. Nothing here knows Pulumi.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class VaultConfig:
 
 @dataclass(frozen=True)
 class OffsiteConfig:
-    """The AWS side; ages in days. `lock_mode` compliance can't be shortened by anyone, the account's root included."""
+    """The AWS side; ages in days.
+
+    `lock_mode` compliance can't be shortened by anyone, the account's root included.
+    """
 
     region: str
     retention_days: int
@@ -134,7 +137,8 @@ def parse(raw: Mapping[str, object], stack: str, stack_file: str) -> StackConfig
         seed=reader.text(
             "seed",
             r"[0-9a-f]{64}",
-            "64 hexadecimal digits: `pulumi config set --secret lifeline:seed $(openssl rand -hex 32)`, or a file named by LIFELINE_SEED_FILE",
+            "64 hexadecimal digits: `pulumi config set --secret lifeline:seed $(openssl rand -hex 32)`, or a file of them "
+            "named by LIFELINE_SEED_FILE",
             secret=True,
         ),
         operator_user=reader.text("operatorUser", r"[a-z][a-z0-9_-]{0,30}", "a Linux user name", default="operator"),
@@ -236,11 +240,17 @@ def _check_together(config: StackConfig, reader: Reader) -> None:
     if primary.name == backup.name:
         reader.problem("backup.name", f"is {backup.name!r}, the primary's name too", "a name of its own")
     if primary.region == backup.region:
-        reader.problem("backup.region", f"is {backup.region!r}, the primary's region too", "another region than the primary's")
+        reader.problem(
+            "backup.region", f"is {backup.region!r}, the primary's region too", "another region than the primary's"
+        )
     if config.vault.region == primary.region:
-        reader.problem("vault.region", f"is {config.vault.region!r}, the primary's region too", "another region than the primary's")
+        reader.problem(
+            "vault.region", f"is {config.vault.region!r}, the primary's region too", "another region than the primary's"
+        )
     if config.policy.lease_margin_s * 2 >= config.policy.lease_ttl_s:
-        reader.problem("policy.leaseMarginS", f"is {config.policy.lease_margin_s}", "less than half of policy.leaseTtlS")
+        reader.problem(
+            "policy.leaseMarginS", f"is {config.policy.lease_margin_s}", "less than half of policy.leaseTtlS"
+        )
     for low, high, key in (
         (config.targets.rto_target_s, config.targets.rto_max_s, "targets.rtoMaxS"),
         (config.targets.rpo_target_s, config.targets.rpo_max_s, "targets.rpoMaxS"),

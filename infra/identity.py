@@ -1,4 +1,6 @@
-"""Identities derived from the stack's seed: the same seed gives the same host keys and names, today and after a rebuild."""
+"""Identities derived from the stack's seed: the same seed gives the same host keys and names, today and after a
+rebuild.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +42,19 @@ def host_key(seed: str, droplet: str) -> HostKey:
 
 
 def bucket_name(seed: str, prefix: str, purpose: str) -> str:
-    """Bucket names are unique in the world: a suffix of the seed keeps strangers' names away, and says nothing about the seed."""
+    """Bucket names are unique in the world: a suffix of the seed keeps strangers' names away, and says nothing about
+    the seed.
+    """
     suffix = derive(seed, "bucket-suffix", 5).hex()
     return f"{prefix[:40]}-{purpose}-{suffix}"
 
 
 def _openssh_private(scalar: bytes, point: bytes, public: bytes, comment: str) -> str:
-    """OpenSSH's private key format, unencrypted. The usual writers draw the two check integers at random; here they are derived,
-    so that the same seed gives the same cloud-init text and a preview shows no change."""
+    """OpenSSH's private key format, unencrypted.
+
+    The usual writers draw the two check integers at random; here they are derived, so that the same seed gives the
+    same cloud-init text and a preview shows no change.
+    """
     check = hashlib.sha256(public).digest()[:4]
     private = check + check + _string(_KEY_TYPE) + _string(point) + _string(scalar + point) + _string(comment.encode())
     private += bytes(range(1, 1 + -len(private) % 8))

@@ -26,7 +26,10 @@ def inventory(
     door: FrontDoor,
     checks: dict[str, Watched],
 ) -> dict[str, Any]:
-    """Plain values and outputs; secrets stay secret leaves, so that the rest can be read without the passphrase. `checks`: by host name, and "service"."""
+    """Plain values and outputs; secrets stay secret leaves, so that the rest can be read without the passphrase.
+
+    `checks`: by host name, and "service".
+    """
     targets, policy = asdict(config.targets), asdict(config.policy)
     return {
         "version": INVENTORY_VERSION,

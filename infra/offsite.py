@@ -1,4 +1,7 @@
-"""AWS: the off-site vault that nobody can empty in a hurry, and the lease bucket. Another company, another country, another key."""
+"""AWS: the off-site vault that nobody can empty in a hurry, and the lease bucket.
+
+Another company, another country, another key.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,10 @@ class Offsite(pulumi.ComponentResource):
 
 
 def aws_provider(config: StackConfig, opts: pulumi.ResourceOptions) -> aws.Provider:
-    """The provider of the off-site region. Against another endpoint than AWS's own (the lab), what only AWS has is skipped."""
+    """The provider of the off-site region.
+
+    Against another endpoint than AWS's own (the lab), what only AWS has is skipped.
+    """
     elsewhere = bool(os.environ.get(AWS_S3_ENDPOINT))
     return aws.Provider(
         "offsite-region",
@@ -130,7 +136,8 @@ def aws_provider(config: StackConfig, opts: pulumi.ResourceOptions) -> aws.Provi
 def policy(offsite: str, lease: str, service: str) -> str:
     """A host's rights as an IAM policy document: add to the off-site vault, renew the lease; destroy nothing.
 
-    `ListBucket` makes a missing key a 404 and not a 403. Restic removes its own locks; with versioning that only hides them.
+    `ListBucket` makes a missing key a 404 and not a 403. Restic removes its own locks; with versioning that only
+    hides them.
     """
     offsite_arn, lease_arn = f"arn:aws:s3:::{offsite}", f"arn:aws:s3:::{lease}"
     statements = [
@@ -158,7 +165,9 @@ def _rule(rule: retention.Rule) -> aws.s3.BucketLifecycleConfigurationRuleArgs:
         status="Enabled",
         filter=aws.s3.BucketLifecycleConfigurationRuleFilterArgs(prefix=rule.prefix),
         expiration=expiration(days=rule.expire_days) if rule.expire_days else None,
-        noncurrent_version_expiration=noncurrent(noncurrent_days=rule.noncurrent_days) if rule.noncurrent_days else None,
+        noncurrent_version_expiration=noncurrent(noncurrent_days=rule.noncurrent_days)
+        if rule.noncurrent_days
+        else None,
         abort_incomplete_multipart_upload=abort(days_after_initiation=rule.abort_upload_days)
         if rule.abort_upload_days
         else None,

@@ -54,7 +54,8 @@ def declare(config: StackConfig, port: Port, where: Endpoints) -> dict[str, Any]
     vault = Vault(config)
     offsite = Offsite(config)
     door = FrontDoor(config, domain, hosts[0].droplet.ipv4_address)
-    # A host is watched by ping: it must show as up while nothing runs on it yet, and its agent's port is nobody's business.
+    # A host is watched by ping: it must show as up while nothing runs on it yet, and its agent's port is nobody's
+    # business.
     checks = {host.config.name: Watched(host.config.name, "ping", host.droplet.ipv4_address, config) for host in hosts}
     checks["service"] = Watched("service", "http", f"http://{door.fqdn}:{port.number}{port.health_path}", config)
     HostLoad(config, shared.tag.name)

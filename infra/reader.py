@@ -1,6 +1,7 @@
 """Reads raw configuration into typed values and gathers what is wrong with it.
 
-A value that can't be used is replaced by a harmless one of its type, so that reading goes on and one run reports every problem.
+A value that can't be used is replaced by a harmless one of its type, so that reading goes on and one run reports
+every problem.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ class Reader:
     """One level of configuration. `problems` is shared with the sections below."""
 
     def __init__(
-        self, raw: Mapping[str, object], namespace: str, stack_file: str, path: str = "", problems: list[str] | None = None
+        self,
+        raw: Mapping[str, object],
+        namespace: str,
+        stack_file: str,
+        path: str = "",
+        problems: list[str] | None = None,
     ) -> None:
         self._raw = raw
         self._namespace = namespace

@@ -21,7 +21,9 @@ class Shared:
 
     ssh_key: digitalocean.SshKey
     domain: digitalocean.Domain
-    tag: digitalocean.Tag  # on both hosts: firewalls and monitor alerts go by it, so a rebuilt droplet is covered from its first second
+    tag: (
+        digitalocean.Tag
+    )  # on both hosts: firewalls and monitor alerts go by it, so a rebuilt droplet is covered from its first second
     service_port: int
 
 
@@ -70,8 +72,8 @@ class ServiceHost(pulumi.ComponentResource):
             ipv6=False,
             resize_disk=False,  # a disk never shrinks: growing it would make the resize a one-way street
             tags=[shared.tag.name, own_tag.name],
-            # Any change of these replaces the droplet: keys are changed by runbook, and a new image or user data is for the next rebuild.
-            # The firewall stands before the droplet does, and falls after it.
+            # Any change of these replaces the droplet: keys are changed by runbook, and a new image or user data is
+            # for the next rebuild. The firewall stands before the droplet does, and falls after it.
             opts=pulumi.ResourceOptions(
                 parent=self, ignore_changes=["ssh_keys", "user_data", "image"], depends_on=[self.firewall]
             ),
@@ -90,7 +92,9 @@ class ServiceHost(pulumi.ComponentResource):
 
 
 def _inbound(config: StackConfig, shared: Shared) -> list[digitalocean.FirewallInboundRuleArgs]:
-    """SSH for operators, the service for everyone, the agent for the hosts and operators only: it says more than strangers should know."""
+    """SSH for operators, the service for everyone, the agent for the hosts and operators only: it says more than
+    strangers should know.
+    """
     rule = digitalocean.FirewallInboundRuleArgs
     return [
         rule(protocol="tcp", port_range="22", source_addresses=list(config.operator_cidrs)),

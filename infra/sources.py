@@ -1,4 +1,7 @@
-"""Where the raw configuration comes from: Pulumi's values, two files named by the environment, and service.toml. No cloud, no Pulumi engine."""
+"""Where the raw configuration comes from:
+
+Pulumi's values, two files named by the environment, and service.toml. No cloud, no Pulumi engine.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ def own_values(everything: Mapping[str, object]) -> dict[str, object]:
 
 
 def with_files(raw: Mapping[str, object], env: Mapping[str, str]) -> dict[str, object]:
-    """Fill in what a checked-in stack file must not hold, from the files that the environment names. A value in the stack file wins."""
+    """Fill in what a checked-in stack file must not hold, from the files that the environment names.
+
+    A value in the stack file wins.
+    """
     filled = dict(raw)
     for key, variable, suffix in (("seed", SEED_FILE, ""), ("sshPublicKey", SSH_KEY, ".pub")):
         if filled.get(key) is None and env.get(variable):
@@ -34,7 +40,9 @@ def with_files(raw: Mapping[str, object], env: Mapping[str, str]) -> dict[str, o
             try:
                 filled[key] = path.read_text().strip()
             except OSError as error:
-                raise ConfigError(f"{NAMESPACE}:{key}: {variable} names {path}, which can't be read: {error.strerror}") from error
+                raise ConfigError(
+                    f"{NAMESPACE}:{key}: {variable} names {path}, which can't be read: {error.strerror}"
+                ) from error
     return filled
 
 
@@ -47,7 +55,10 @@ class Port:
 
 
 def service_port(config: StackConfig, root: Path) -> Port:
-    """Read `port` and `health` from the stack's service.toml, whose `name` must be the stack's. `root`: the checkout."""
+    """Read `port` and `health` from the stack's service.toml, whose `name` must be the stack's.
+
+    `root`: the checkout.
+    """
     path = root / config.service
     try:
         document = tomllib.loads(path.read_text())
@@ -61,13 +72,19 @@ def service_port(config: StackConfig, root: Path) -> Port:
     if not isinstance(health, str) or not health.startswith("/"):
         raise ConfigError(f"{path}: health is {health!r} (allowed: a path such as /health)")
     if document.get("name") != config.name:
-        raise ConfigError(f"{NAMESPACE}:name is {config.name!r}, but {path} describes {document.get('name')!r} (allowed: the same name in both)")
+        raise ConfigError(
+            f"{NAMESPACE}:name is {config.name!r}, but {path} describes {document.get('name')!r} "
+            "(allowed: the same name in both)"
+        )
     return Port(port, health)
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Addresses of the cloud's services. Never taken from a provider's `bucket_domain_name`: that is hard-coded to the public cloud."""
+    """Addresses of the cloud's services.
+
+    Never taken from a provider's `bucket_domain_name`: that is hard-coded to the public cloud.
+    """
 
     vault: str
     offsite: str | None

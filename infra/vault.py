@@ -23,7 +23,8 @@ class Vault(pulumi.ComponentResource):
             versioning=digitalocean.SpacesBucketVersioningArgs(enabled=True),
             lifecycle_rules=[_rule(rule) for rule in _rules(config)],
             force_destroy=not config.protect,
-            # The provider would rename in place, which no bucket can. A deleted name is unusable for about a week: protected.
+            # The provider would rename in place, which no bucket can. A deleted name is unusable for about a week:
+            # protected.
             opts=pulumi.ResourceOptions(
                 parent=self, protect=config.protect, replace_on_changes=["name"], delete_before_replace=True
             ),

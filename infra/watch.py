@@ -43,7 +43,8 @@ class Watched(pulumi.ComponentResource):
             comparison="less_than",
             period=DOWN_FOR,
             notifications=[digitalocean.UptimeAlertNotificationArgs(emails=[config.alert_email])],
-            # An alert lives under its check: when the check is another one, so is the alert, which the provider doesn't know.
+            # An alert lives under its check: when the check is another one, so is the alert, which the provider
+            # doesn't know.
             opts=pulumi.ResourceOptions(parent=self, replace_on_changes=["check_id"], delete_before_replace=True),
         )
         self.register_outputs({})
@@ -52,9 +53,7 @@ class Watched(pulumi.ComponentResource):
 class HostLoad(pulumi.ComponentResource):
     """Monitor alerts for disk, memory and CPU of every droplet that carries the tag."""
 
-    def __init__(
-        self, config: StackConfig, tag: pulumi.Input[str], opts: pulumi.ResourceOptions | None = None
-    ) -> None:
+    def __init__(self, config: StackConfig, tag: pulumi.Input[str], opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("lifeline:infra:HostLoad", "load", None, opts)
         limits = config.thresholds
         for what, metric, percent in (
