@@ -1,0 +1,162 @@
+"""``genesis serve | quiesce | resume | reconcile``: the engine's process, and the hooks of service.toml."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .audit import Audit
+from .barrier import AgentBarrier, no_barrier
+from .config import BadSetting, Config
+from .desk import QUIESCED, STOPPING, Desk
+from .model import NotAcknowledged
+from .state import write_state
+from .store import Store
+from .venue import Venue
+from .web import Api, Server
+
+TICK_S = 0.2
+STATE_EVERY_S = 1.0
+RECONCILE_AGAIN_S = 15.0
+DRAIN_S = 6.0
+HOOK_WITHIN_S = 30.0
+EX_CONFIG = 78
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit codes: 0 done, 1 not done in time, 2 usage, 78 wrong configuration or role."""
+    verbs: dict[str, Callable[[Config], int]] = {
+        "serve": serve,
+        "quiesce": quiesce,
+        "resume": resume,
+        "reconcile": await_reconciled,
+    }
+    if len(argv) != 1 or argv[0] not in verbs:
+        print(f"usage: genesis {' | '.join(verbs)}", file=sys.stderr)
+        return 2
+    try:
+        return verbs[argv[0]](Config.load(os.environ))
+    except BadSetting as error:
+        print(f"genesis: {error}", file=sys.stderr)
+        return EX_CONFIG
+
+
+def serve(config: Config) -> int:
+    """Serve until SIGTERM."""
+    if config.role != "primary":
+        # On a standby the follower writes the database: not even opening it is safe.
+        print(f"genesis: LIFELINE_ROLE is {config.role}; it runs on the primary only", file=sys.stderr)
+        return EX_CONFIG
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    config.database.parent.mkdir(parents=True, exist_ok=True)
+    store = Store(config.database, epoch=config.epoch, checkpoints=config.barrier_socket is None)
+    audit = Audit(config.logs, host=config.host, epoch=config.epoch)
+    barrier = AgentBarrier(config.barrier_socket, config.barrier_timeout_s) if config.barrier_socket else no_barrier
+    desk = Desk(store, Venue(config.exchange, config.exchange_timeout_s), barrier, audit)
+    _obey_flag(desk, config)
+    server = Server(config.listen, Api(desk, config))
+    threading.Thread(target=server.serve_forever, args=(TICK_S,), name="http", daemon=True).start()
+    audit("started", role=config.role)
+    threading.Thread(target=_keep_reconciled, args=(desk, audit, stop), name="reconcile", daemon=True).start()
+    _keep_house(desk, config, stop)
+    desk.gate.close(STOPPING)
+    drained = desk.gate.wait_empty(DRAIN_S)
+    server.shutdown()
+    write_state(store, config.state)
+    audit("stopped", drained=drained)
+    if drained:
+        store.close()
+    return 0
+
+
+def _keep_reconciled(desk: Desk, audit: Audit, stop: threading.Event) -> None:
+    """Until it was through once, orders are refused; after that, now and then, for answers that got lost."""
+    pause, said = 0.0, ""
+    while not stop.wait(pause):
+        try:
+            desk.reconcile()
+            pause, said = RECONCILE_AGAIN_S, ""
+        except NotAcknowledged as error:
+            if str(error) != said:
+                audit("reconciliation failed", reason=str(error))
+            pause, said = TICK_S, str(error)
+        except Exception as error:
+            audit("reconciliation failed", reason=repr(error))
+            pause = 1.0
+
+
+def _keep_house(desk: Desk, config: Config, stop: threading.Event) -> None:
+    """Until it is time to stop: the quiesce flag every tick, an operator waits for it; state files once a second."""
+    written = float("-inf")
+    while not stop.wait(TICK_S):
+        _obey_flag(desk, config)
+        if time.monotonic() - written >= STATE_EVERY_S:
+            written = time.monotonic()
+            try:
+                write_state(desk.store, config.state)
+            except Exception as error:  # a full disk must not end the service: health says so
+                print(f"genesis: state files: {error!r}", file=sys.stderr, flush=True)
+
+
+# -- hooks: other processes on the same host, run as the same user
+
+
+def _obey_flag(desk: Desk, config: Config) -> None:
+    if _flagged(config):
+        desk.gate.close(QUIESCED)
+    else:
+        desk.gate.open(QUIESCED)
+
+
+def _flagged(config: Config) -> bool:
+    """Quiesced in this epoch? A flag left over from before a promotion means nothing."""
+    try:
+        return (config.state / "quiesced").read_text(encoding="utf-8").strip() == str(config.epoch)
+    except FileNotFoundError:
+        return False
+
+
+def quiesce(config: Config) -> int:
+    """Take no more orders, and wait until those begun are done."""
+    config.state.mkdir(parents=True, exist_ok=True)
+    (config.state / "quiesced").write_text(f"{config.epoch}\n", encoding="utf-8")
+    return _await(config, lambda health: QUIESCED in health["closed_for"] and health["in_flight"] == 0, "still at work")
+
+
+def resume(config: Config) -> int:
+    """Take orders again."""
+    (config.state / "quiesced").unlink(missing_ok=True)
+    return _await(config, lambda health: QUIESCED not in health["closed_for"], "still quiesced")
+
+
+def await_reconciled(config: Config) -> int:
+    """Wait until the engine has agreed with the exchange on every order that was in flight."""
+    return _await(config, lambda health: bool(health["accepting"]), "not taking orders")
+
+
+def _await(config: Config, reached: Callable[[dict[str, Any]], bool], otherwise: str) -> int:
+    deadline, last = time.monotonic() + HOOK_WITHIN_S, "no answer from the engine"
+    while time.monotonic() < deadline:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", config.listen[1], timeout=2)
+            connection.request("GET", "/health")
+            health = json.loads(connection.getresponse().read())
+            connection.close()
+            if reached(health):
+                print(json.dumps(health))
+                return 0
+            last = f"{otherwise}: {json.dumps(health)}"
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            last = f"no answer from the engine: {error!r}"
+        time.sleep(TICK_S)
+    print(f"genesis: {last}", file=sys.stderr)
+    return 1
