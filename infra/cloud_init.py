@@ -23,7 +23,10 @@ X11Forwarding no
 
 
 def user_data(operator: str, public_key: str, identity: HostKey) -> str:
-    """cloud-config text (JSON is YAML, and needs no escaping rules of its own). Holds the private host key: a secret."""
+    """cloud-config text (JSON is YAML, and needs no escaping rules of its own).
+
+    Holds the private host key: a secret.
+    """
     document = {
         "ssh_pwauth": False,
         "disable_root": True,

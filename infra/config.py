@@ -137,8 +137,8 @@ def parse(raw: Mapping[str, object], stack: str, stack_file: str) -> StackConfig
         seed=reader.text(
             "seed",
             r"[0-9a-f]{64}",
-            "64 hexadecimal digits: `pulumi config set --secret lifeline:seed $(openssl rand -hex 32)`, or a file of them "
-            "named by LIFELINE_SEED_FILE",
+            "64 hexadecimal digits: `pulumi config set --secret lifeline:seed $(openssl rand -hex 32)`, "
+            "or in a file named by LIFELINE_SEED_FILE",
             secret=True,
         ),
         operator_user=reader.text("operatorUser", r"[a-z][a-z0-9_-]{0,30}", "a Linux user name", default="operator"),

@@ -96,7 +96,7 @@ class Bucket(Kind):
             {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration"},
         )
         tags = {tag["Key"]: tag["Value"] for tag in tagging["TagSet"]} if tagging else {}
-        enabled = bool(lock) and (lock or {}).get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled"
+        enabled = lock is not None and lock["ObjectLockConfiguration"].get("ObjectLockEnabled") == "Enabled"
         return Live(
             inputs={"bucket": identity, "objectLockEnabled": enabled, "tags": tags},
             computed={

@@ -181,7 +181,7 @@ def _abort(context: ServicerContext, message: str, code: grpc.StatusCode = grpc.
 
 
 def _abort_created(context: ServicerContext, created: Created, inputs: Values, message: str) -> NoReturn:
-    """It exists, but isn't usable: the engine keeps it in the state, so that the next `up` doesn't make a second one."""
+    """It exists, but isn't usable: the engine keeps it in the state, and the next `up` doesn't make a second one."""
     properties = encode({**created.once, **inputs})
     detail = any_pb2.Any()
     detail.Pack(
