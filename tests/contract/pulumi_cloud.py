@@ -139,8 +139,8 @@ def iam(directory: Path, store: StoreSpec) -> Iterator[str]:
 @contextlib.contextmanager
 def digitalocean_api(directory: Path, spaces: StoreSpec) -> Iterator[str]:
     import uvicorn
-    from lab.api.app import create_app
 
+    from lab.api.app import create_app
     from lab.api.config import Config, RegionConfig, Token
 
     regions = [
