@@ -1,0 +1,138 @@
+"""What the documents say is so: links resolve, named commands exist, the exit codes are those of the code."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+import lifeline.errors
+from lifeline.errors import LifelineError
+
+PROJECT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
+CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+FAB = re.compile(r"\bfab ([a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)*)")
+MAKE = re.compile(r"\bmake ([a-z][a-z-]*)")
+
+
+def ids(file: Path) -> str:
+    return str(file.relative_to(PROJECT))
+
+
+def code_of(text: str) -> str:
+    """Only what is typeset as code: prose may say "make sure"."""
+    return "\n".join(CODE.findall(text))
+
+
+def slug(heading: str) -> str:
+    """A heading's anchor, as GitHub makes it."""
+    kept = re.sub(r"[^\w\- ]", "", heading.strip().lower())
+    return kept.replace(" ", "-")
+
+
+def broken_links(file: Path, text: str) -> Iterator[str]:
+    for target in LINK.findall(re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)):
+        if re.match(r"[a-z][a-z0-9+.-]*:", target):
+            continue  # elsewhere: not this test's business, and no test should depend on the network
+        path, _, anchor = unquote(target).partition("#")
+        found = (file.parent / path).resolve() if path else file
+        if not found.exists():
+            yield f"{target}: no such file"
+        elif anchor and found.suffix == ".md":
+            anchors = {slug(heading) for heading in re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)}
+            if anchor not in anchors:
+                yield f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=ids)
+def test_links_resolve(file: Path) -> None:
+    assert not list(broken_links(file, file.read_text()))
+
+
+def test_a_broken_link_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "a.md"
+    file.write_text("# One heading\n[x](b.md) [y](#one-heading) [z](#two) [w](https://example.com/nowhere)")
+    assert list(broken_links(file, file.read_text())) == ["b.md: no such file", "#two: no such heading"]
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=ids)
+def test_make_targets_exist(file: Path) -> None:
+    assert set(MAKE.findall(code_of(file.read_text()))) <= make_targets()
+
+
+def test_hints_name_make_targets_that_exist() -> None:
+    """An error's hint is the next command to type, at three in the morning."""
+    sources = [file for room in ("toolchain", "lab", "lifeline", "runbooks") for file in (PROJECT / room).rglob("*.py")]
+    hints = {word for file in sources for word in re.findall(r"hint=f?\"[^\"]*\bmake ([a-z][a-z-]*)", file.read_text())}
+    assert hints
+    assert hints <= make_targets()
+
+
+def test_readme_shows_the_two_commands() -> None:
+    text = (PROJECT / "README.md").read_text()
+    assert {"make test", "make drill"} <= set(re.findall(r"^(make [a-z]+)", code_of(text), re.MULTILINE))
+    assert "make test" in (PROJECT / ".ci" / "run").read_text()
+
+
+@pytest.fixture(scope="module")
+def verbs() -> set[str]:
+    """The verbs of the fabfile, with the dots of their namespaces."""
+    fab = Path(sys.executable).with_name("fab")
+    command = [str(fab), "--search-root", str(PROJECT), "--list", "--list-format=json"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True, timeout=60)
+    return set(flatten(json.loads(done.stdout)))
+
+
+def flatten(collection: dict[str, object], prefix: str = "") -> Iterator[str]:
+    """Names and aliases of a collection as ``fab --list --list-format=json`` prints it."""
+    tasks, inner = collection.get("tasks") or [], collection.get("collections") or []
+    assert isinstance(tasks, list) and isinstance(inner, list)
+    for task in tasks:
+        yield from (prefix + name for name in (task["name"], *task.get("aliases", ())))
+    for child in inner:
+        yield from flatten(child, f"{prefix}{child['name']}.")
+
+
+@pytest.mark.skipif(not (PROJECT / "fabfile.py").exists(), reason="there is no fabfile")
+@pytest.mark.parametrize("file", DOCUMENTS, ids=ids)
+def test_fab_verbs_exist(file: Path, verbs: set[str]) -> None:
+    named = set(FAB.findall(code_of(file.read_text())))
+    assert named <= verbs, f"not in fab --list: {sorted(named - verbs)}"
+
+
+def errors() -> dict[int, list[str]]:
+    """Every error class of the library, by its exit code."""
+    found: dict[int, list[str]] = {}
+    pending: list[type[LifelineError]] = [LifelineError]
+    while pending:
+        error = pending.pop()
+        pending += error.__subclasses__()
+        if error.__module__.startswith("lifeline."):
+            found.setdefault(error.exit_code, []).append(error.__name__)
+    return found
+
+
+def test_exit_codes_are_those_of_the_code() -> None:
+    section = (PROJECT / "docs" / "design.md").read_text().partition("## Exit codes")[2].partition("\n## ")[0]
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
+    # 0 and 130 are no errors of Lifeline's: done, and interrupted.
+    assert documented == set(errors()) | {0, 130}
+
+
+def test_every_error_says_what_it_means() -> None:
+    silent = [name for name, error in inspect.getmembers(lifeline.errors, inspect.isclass) if not inspect.getdoc(error)]
+    assert not silent
