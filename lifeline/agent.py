@@ -1,0 +1,339 @@
+"""The agent on every host: confirms and renews the lease of a primary, stops it when it can't, watches a standby's
+follower, and holds the barrier.
+
+Three threads with one job each, so that none can hold up another: `renew` talks to the lease store (and may hang
+there), `guard` only looks at
+the clock and acts, `watch` measures replication. What may run is decided in `fence.judge`, which is pure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
+
+from lifeline.apply import follower_programs
+from lifeline.barrier import Barrier, ControlSocket, Stats
+from lifeline.data import read_follower
+from lifeline.errors import LifelineError
+from lifeline.fence import Judgement, Known, judge, valid_until
+from lifeline.layout import Config, Layout, RoleFile, load_config, read_json, read_role, write_role
+from lifeline.model import Lease
+from lifeline.supervisor import Supervisor
+from lifeline.watching import Position, Watched, lag, progress
+
+GUARD_S = 0.25
+WATCH_S = 5.0
+RETRY_S = 1.0
+KILL_AFTER_S = 3.0  # a fenced service gets so long to end by itself
+STALLED_S = 20.0
+log = logging.getLogger("lifeline.agent")
+
+
+class Leases(Protocol):
+    """What the agent needs of the lease store. Both calls have short deadlines of their own, and raise
+    LifelineError."""
+
+    def read(self) -> Lease | None: ...
+    def renew(self, holder: str, epoch: int) -> Lease:
+        """Renew if the lease is `holder`'s for `epoch`; returns the lease as it then is, somebody else's if it is."""
+
+
+class Keys(Protocol):
+    """What the agent needs of the vault."""
+
+    def keys(self, prefix: str, after: str = "") -> Iterable[str]: ...
+
+
+def boottime() -> float:
+    """Seconds since boot, suspended time included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Agent:
+    """State and threads. `now` is CLOCK_BOOTTIME; tests put a clock of their own."""
+
+    def __init__(
+        self,
+        config: Config,
+        supervisor: Callable[[], Supervisor],
+        leases: Leases,
+        vault: Keys,
+        now: Callable[[], float] = boottime,
+    ) -> None:
+        self.config = config
+        self.layout = config.layout
+        self.now = now
+        self._supervisor = supervisor
+        self._leases = leases
+        self._vault = vault
+        self._lock = threading.Lock()
+        self._known = Known()
+        self._role = read_role(self.layout)
+        self._renewed_at: float | None = None
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._started: RoleFile | None = None
+        self._last_fence = ""
+        self.watched: dict[str, Watched] = {}
+        self.control = ControlSocket(self.layout.control_socket)
+        paths = {database.name: self.layout.live(database) for database in config.service.databases}
+        self.barrier = Barrier(paths, self.control.sync, self.refusal)
+        self._recall()
+
+    # -- what others ask
+
+    def judgement(self) -> Judgement:
+        """May this host serve, now."""
+        with self._lock:
+            return judge(self._role, self.config.name, self._known, self.now())
+
+    def refusal(self) -> str | None:
+        """Why a commit may not be acknowledged here, or None."""
+        found = self.judgement()
+        return None if found.kind == "serve" else f"this host may not acknowledge: {found.reason}"
+
+    def status(self) -> dict[str, Any]:
+        """All that is known, for `observe`, /health and /metrics; no I/O."""
+        found = self.judgement()
+        with self._lock:
+            role, known, renewed = self._role, self._known, self._renewed_at
+        return {
+            **{
+                "host": self.config.name,
+                "role": role.role,
+                "epoch": role.epoch,
+                "judgement": found.kind,
+                "reason": found.reason,
+            },
+            "lease": None if known.lease is None else {"holder": known.lease.holder, "epoch": known.lease.epoch},
+            "lease_age_s": None if renewed is None else round(self.now() - renewed, 3),
+            "last_fence": self._last_fence,
+            "databases": {name: watched.to_json(self.now()) for name, watched in self.watched.items()},
+        }
+
+    def stats(self) -> Stats:
+        return self.barrier.stats
+
+    def poke(self) -> None:
+        """The role has changed: look at once."""
+        self._refresh_role()
+        self._wake.set()
+
+    # -- the lease
+
+    def renew_once(self) -> None:
+        """One conversation with the lease store. What is learnt is kept even when it is bad news."""
+        self._refresh_role()
+        with self._lock:
+            role = self._role
+        if role.role != "primary":
+            return
+        begun = self.now()
+        try:
+            lease = self._leases.renew(self.config.name, role.epoch)
+        except LifelineError as error:
+            with self._lock:
+                self._known = replace(self._known, error=error.message)
+            return
+        with self._lock:
+            if self._role != role:
+                return  # the role changed meanwhile: this answer is about the past
+            if (lease.holder, lease.epoch) == (self.config.name, role.epoch):
+                self._known = Known(lease, valid_until(begun, lease))
+                self._renewed_at = begun
+            else:
+                self._known = Known(lease, self._known.valid_until)
+        self._remember()
+
+    def guard_once(self) -> None:
+        """Look at the clock, and act: fence, or start what the lease allows."""
+        self._refresh_role()
+        found = self.judgement()
+        with self._lock:
+            role = self._role
+        if found.kind == "fence":
+            self.fence(role, found.reason)
+        elif found.kind in ("serve", "idle") and self._started != role:
+            self._start_programs(role)
+            self._started = role
+
+    def fence(self, role: RoleFile, reason: str) -> None:
+        """Stop service and Litestream, within seconds, whatever they are doing; be nothing, also after a boot."""
+        log.error("self-fence: %s", reason)
+        self._last_fence = reason
+        write_role(self.layout, "none", role.epoch)
+        self._refresh_role()
+        names = [self.config.service.name, "litestream"]
+        try:
+            supervisor = self._supervisor()
+            try:
+                supervisor.stop_all(names, within=KILL_AFTER_S)
+            except LifelineError:
+                supervisor.kill(names)
+        except LifelineError as error:
+            log.error("supervisor does not help (%s): killing by process id", error.message)
+            self._kill_remembered()
+
+    def _start_programs(self, role: RoleFile) -> None:
+        """After a boot: what the role calls for, and nobody stopped by hand."""
+        service = self.config.service
+        wanted = {"primary": ["litestream", service.name], "standby": list(follower_programs(service)), "none": []}[
+            role.role
+        ]
+        try:
+            supervisor = self._supervisor()
+            states = supervisor.states()
+            for name in wanted:
+                if name in states and not states[name].running and not states[name].stopped_by_hand:
+                    supervisor.start(name, wait=False)
+        except LifelineError as error:
+            log.error("programs not started: %s", error.message)
+
+    def _refresh_role(self) -> None:
+        role = read_role(self.layout)
+        with self._lock:
+            if role != self._role:
+                log.info("role: %s, epoch %d", role.role, role.epoch)
+                self._role, self._known, self._renewed_at = role, Known(), None
+
+    def _recall(self) -> None:
+        """An agent that was restarted goes on with the deadline of its predecessor; /run is empty after a boot."""
+        kept = read_json(self.layout.run / "renewed.json") or {}
+        if (
+            self._role.role == "primary"
+            and kept.get("epoch") == self._role.epoch
+            and isinstance(kept.get("valid_until"), float)
+        ):
+            # Only the deadline is taken over: to serve, this process must have heard the lease store itself.
+            self._known = Known(None, kept["valid_until"], "the agent was restarted")
+
+    def _remember(self) -> None:
+        with self._lock:
+            note = {"epoch": self._role.epoch, "valid_until": self._known.valid_until}
+        with contextlib.suppress(OSError):
+            path = self.layout.run / "renewed.json"
+            path.with_suffix(".new").write_text(json.dumps(note))
+            path.with_suffix(".new").replace(path)
+
+    def _kill_remembered(self) -> None:
+        for pid in self._pids:
+            with contextlib.suppress(OSError):
+                os.killpg(pid, signal.SIGKILL)
+
+    _pids: tuple[int, ...] = ()
+
+    # -- replication
+
+    def watch_once(self) -> None:
+        """Measure the copy this host holds against the replica; restart a follower that has stalled."""
+        with self._lock:
+            role = self._role
+        with contextlib.suppress(LifelineError):
+            states = self._supervisor().states()
+            names = (self.config.service.name, "litestream")
+            self._pids = tuple(states[name].pid for name in names if name in states and states[name].pid)
+        if role.role == "standby":
+            self._watch_follower(role.epoch)
+        elif role.role == "primary":
+            self._watch_litestream()
+        else:
+            self.watched = {}
+
+    def _watch_follower(self, epoch: int) -> None:
+        programs = {database: program for program, database in follower_programs(self.config.service).items()}
+        watched = {}
+        for database in self.config.service.databases:
+            copy = self.layout.following(database, epoch)
+            position: Position | None
+            try:
+                position = lag(
+                    self._vault, self.config.service.name, epoch, database.name, partial(read_follower, copy)
+                )
+            except LifelineError as error:
+                log.warning("the vault can't be read: %s", error.message)
+                position = None
+            found = progress(self.watched.get(database.name), position, self.now(), STALLED_S)
+            if found.stalled:
+                log.warning(
+                    "%s stalls at %s, the replica is at %s: restoring anew", database.name, found.applied, found.newest
+                )
+                with contextlib.suppress(LifelineError):
+                    supervisor = self._supervisor()
+                    supervisor.stop(programs[database.name])
+                    supervisor.start(programs[database.name], wait=False)
+                found = replace(found, moved_at=self.now(), restarts=found.restarts + 1)
+            watched[database.name] = found
+        self.watched = watched
+
+    def _watch_litestream(self) -> None:
+        try:
+            listed = {entry.path: entry for entry in self.control.list()}
+        except LifelineError:
+            listed = {}
+        self.watched = {
+            database.name: Watched.of_primary(listed.get(str(self.layout.live(database))))
+            for database in self.config.service.databases
+        }
+
+    # -- the threads
+
+    def run(self) -> None:
+        """Until SIGTERM. A thread that dies takes the agent with it: half an agent is worse than a restarted one."""
+        for job, pause in ((self._renew_loop, None), (self.watch_once, WATCH_S)):
+            threading.Thread(target=self._forever, args=(job, pause), daemon=True, name=job.__name__).start()
+        while not self._stop.wait(GUARD_S):
+            self.guard_once()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _renew_loop(self) -> None:
+        self._wake.clear()
+        self.renew_once()
+        with self._lock:
+            failed, lease = bool(self._known.error), self._known.lease
+        self._wake.wait(RETRY_S if failed or lease is None else lease.ttl_s / 3)
+
+    def _forever(self, job: Callable[[], None], pause: float | None) -> None:
+        while not self._stop.is_set():
+            try:
+                job()
+            except Exception:
+                log.exception("%s failed", job.__name__)
+                os._exit(1)
+            if pause is not None:
+                self._stop.wait(pause)
+
+
+def main() -> int:
+    """Console script `lifeline-agent`."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    from lifeline.agent_http import serve
+    from lifeline.host_stores import open_leases, open_vault
+
+    config = load_config(Layout())
+    agent = Agent(
+        config,
+        lambda: Supervisor(config.layout.supervisor_socket, timeout=5.0),
+        open_leases(config),
+        open_vault(config, patient=False),
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+    with serve(agent):
+        agent.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""The agent's two doors: HTTP on port 8008 for whoever watches, and a unix socket for the service (barrier) and
+`lifeline-host`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lifeline.errors import LifelineError
+from lifeline.layout import AGENT_PORT
+
+if TYPE_CHECKING:
+    from lifeline.agent import Agent
+
+BARRIER_TIMEOUT_S = 10.0
+BARRIER_LONGEST_S = 60.0
+_BODY_LIMIT = 4096
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # a service keeps its connection
+    timeout = 120
+    agent: Agent
+
+    def answer(self, status: int, body: dict[str, Any] | str) -> None:
+        data = (body if isinstance(body, str) else json.dumps(body)).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; version=0.0.4" if isinstance(body, str) else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Not a line per request: probes and barriers come by the second."""
+
+    def address_string(self) -> str:
+        return "local"  # a unix peer has no address
+
+
+class _Public(_Handler):
+    """/primary and /standby are for load balancers and uptime checks: the status code is the answer."""
+
+    def do_GET(self) -> None:
+        status = self.agent.status()
+        judged = status["judgement"]
+        if self.path == "/primary":
+            self.answer(200 if judged == "serve" else 503, _brief(status))
+        elif self.path == "/standby":
+            behind = any(found["stalled"] for found in status["databases"].values())
+            self.answer(200 if status["role"] == "standby" and not behind else 503, _brief(status))
+        elif self.path == "/health":
+            self.answer(200, status)
+        elif self.path == "/metrics":
+            self.answer(200, metrics(self.agent))
+        else:
+            self.answer(404, {"error": "there are /primary, /standby, /health and /metrics"})
+
+    do_HEAD = do_GET
+
+
+class _Local(_Handler):
+    def do_GET(self) -> None:
+        status = self.agent.status()
+        if self.path == "/lease":
+            self.answer(
+                200, {"confirmed": status["judgement"] == "serve", "epoch": status["epoch"], "reason": status["reason"]}
+            )
+        elif self.path == "/status":
+            self.answer(200, status)
+        else:
+            self.answer(404, {"error": "there are GET /lease, GET /status, POST /poke and POST /barrier"})
+
+    def do_POST(self) -> None:
+        try:
+            length = int(self.headers.get("Content-Length") or 0)
+            if not 0 <= length <= _BODY_LIMIT:
+                raise ValueError(f"a body of {length} bytes")
+            body = json.loads(self.rfile.read(length) or b"{}")
+            if not isinstance(body, dict):
+                raise ValueError("the body must be an object")
+            timeout = min(BARRIER_LONGEST_S, max(0.1, float(body.get("timeout_s", BARRIER_TIMEOUT_S))))
+        except (ValueError, TypeError) as error:
+            self.close_connection = True
+            self.answer(400, {"error": str(error)})
+            return
+        if self.path == "/poke":
+            self.agent.poke()
+            self.answer(200, {})
+        elif self.path == "/barrier":
+            self._barrier(body.get("database"), timeout)
+        else:
+            self.answer(404, {"error": "there are GET /lease, GET /status, POST /poke and POST /barrier"})
+
+    def _barrier(self, database: str | None, timeout: float) -> None:
+        try:
+            self.answer(200, {"txid": self.agent.barrier.wait(database, timeout)})
+        except LifelineError as error:
+            self.answer(503, {"error": error.message})
+
+
+def _brief(status: dict[str, Any]) -> dict[str, Any]:
+    return {key: status[key] for key in ("host", "role", "epoch", "reason")}
+
+
+class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+class _TcpServer(ThreadingHTTPServer):
+    daemon_threads = True
+    address_family = socket.AF_INET
+
+    def server_bind(self) -> None:
+        # HTTPServer asks the resolver for its own name here; a host must come up without DNS.
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "", self.server_address[1]
+
+
+@contextlib.contextmanager
+def serve(agent: Agent, port: int = AGENT_PORT) -> Iterator[int]:
+    """Both servers, in threads, while the context lasts; yields the TCP port (for `port` 0)."""
+    with _TcpServer(("", port), _bound(_Public, agent)) as public, _unix(agent) as local:
+        for server in (public, local):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield int(public.server_address[1])
+        finally:
+            public.shutdown()
+            local.shutdown()
+
+
+def _bound(handler: type[_Handler], agent: Agent) -> type[_Handler]:
+    return type(handler.__name__, (handler,), {"agent": agent})
+
+
+@contextlib.contextmanager
+def _unix(agent: Agent) -> Iterator[_UnixServer]:
+    path: Path = agent.layout.agent_socket
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    mask = os.umask(0o177)  # nobody else's, from its first moment
+    try:
+        server = _UnixServer(str(path), _bound(_Local, agent))
+    finally:
+        os.umask(mask)
+    with server:
+        if os.geteuid() == 0:
+            os.chown(path, 0, pwd.getpwnam(agent.config.service.user).pw_gid)
+            path.chmod(0o660)
+        yield server
+
+
+def metrics(agent: Agent) -> str:
+    """Prometheus' text format."""
+    status, stats = agent.status(), agent.stats()
+    lines = [
+        *_metric(
+            "role",
+            "gauge",
+            [(f'{{role="{role}"}}', int(status["role"] == role)) for role in ("primary", "standby", "none")],
+        ),
+        *_metric("serving", "gauge", [("", int(status["judgement"] == "serve"))]),
+        *_metric("epoch", "gauge", [("", status["epoch"])]),
+        *_metric("lease_age_seconds", "gauge", [("", status["lease_age_s"])]),
+        *_per_database(status, "txid", "txid"),
+        *_per_database(status, "newest_txid", "newest_txid"),
+        *_per_database(status, "lag_seconds", "lag_s"),
+        *_per_database(status, "follower_restarts_total", "restarts", "counter"),
+        *_metric(
+            "barrier_total", "counter", [('{result="passed"}', stats.passed), ('{result="failed"}', stats.failed)]
+        ),
+        *_metric("barrier_syncs_total", "counter", [("", stats.syncs)]),
+        *_metric("barrier_seconds_total", "counter", [("", round(stats.seconds, 6))]),
+        *_metric("barrier_slowest_seconds", "gauge", [("", round(stats.slowest, 6))]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _per_database(status: dict[str, Any], name: str, field: str, kind: str = "gauge") -> list[str]:
+    return _metric(
+        name, kind, [(f'{{database="{database}"}}', found[field]) for database, found in status["databases"].items()]
+    )
+
+
+def _metric(name: str, kind: str, samples: list[tuple[str, Any]]) -> list[str]:
+    # What isn't known has no sample: a gap in a graph, not a zero.
+    known = [f"lifeline_{name}{labels} {value}" for labels, value in samples if value is not None]
+    return [f"# TYPE lifeline_{name} {kind}", *known] if known else []

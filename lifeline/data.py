@@ -1,0 +1,323 @@
+"""Bringing databases to a host: from the follower or the replica, beside the live ones, verified, swapped in.
+Nothing is deleted first.
+
+An interrupted call leaves either the old database or the new one at the live path, never a mixture; to call again is
+to resume.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from lifeline import proc, replica
+from lifeline.errors import DataBad, StepFailed, Unproven
+from lifeline.layout import Config, DataFile, read_data, read_json, sync_directory, write_data, write_file
+from lifeline.model import Finding, Verdict, replica_prefix
+from lifeline.service import Database
+from lifeline.verify import Check, connect, rows, verify_database, worst
+
+FOLLOWER_STALL_S = 2.0  # without progress of the follower for so long, restoring anew is the faster way
+POLL_S = 0.05
+PREVIOUS_KEPT = 2
+
+
+class Vault(Protocol):
+    """What this module needs of the vault."""
+
+    def keys(self, prefix: str) -> Iterable[str]:
+        """Every key under `prefix`."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The end of a replica: the epoch it is in, and each database's newest transaction."""
+
+    epoch: int
+    txids: Mapping[str, int]
+
+
+def find_target(config: Config, vault: Vault, epoch: int) -> Target:
+    """The newest data written in `epoch` or, when that promotion never wrote anything, before it.
+
+    Raises Unproven when there is none, or when a database is missing: an empty database is never the answer.
+    """
+    service = config.service
+    for candidate in range(epoch, 0, -1):
+        txids = {
+            database.name: replica.newest_txid(vault.keys(replica_prefix(service.name, candidate, database.name) + "/"))
+            for database in service.databases
+        }
+        missing = sorted(name for name, txid in txids.items() if txid == 0)
+        if not missing:
+            return Target(candidate, txids)
+        if len(missing) < len(txids):
+            raise Unproven(
+                f"the replica of epoch {candidate} lacks {', '.join(missing)}: that promotion never was complete",
+                hint=f"fab restore --epoch {candidate - 1}" if candidate > 1 else "fab restore, from a snapshot",
+            )
+    raise Unproven(f"the vault holds no replica of {service.name} up to epoch {epoch}", hint="fab status")
+
+
+def read_follower(path: Path) -> int:
+    """The last transaction a follower has applied to `path` and synced; 0 when there is no follower's copy."""
+    try:
+        return replica.parse_txid(replica.txid_file(path).read_text()) if path.exists() else 0
+    except (OSError, ValueError):
+        return 0
+
+
+def await_followers(
+    config: Config,
+    target: Target,
+    *,
+    within: float,
+    running: Callable[[], bool],
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, int]:
+    """Wait until the followers have reached `target`, as long as they make progress; returns what each has applied."""
+
+    def applied() -> dict[str, int]:
+        return {d.name: read_follower(config.layout.following(d, target.epoch)) for d in config.service.databases}
+
+    begun = moved = clock()
+    last = applied()
+    while not _reached(last, target) and clock() - begun < within and clock() - moved < FOLLOWER_STALL_S and running():
+        time.sleep(POLL_S)
+        now = applied()
+        if now != last:
+            last, moved = now, clock()
+    return last
+
+
+def _reached(applied: Mapping[str, int], target: Target) -> bool:
+    return all(applied.get(name, 0) == txid for name, txid in target.txids.items())
+
+
+def finalize(
+    config: Config,
+    vault: Vault,
+    epoch: int,
+    *,
+    stop_followers: Callable[[], object],
+    running: Callable[[], bool],
+    within: float = 600.0,
+) -> dict[str, Any]:
+    """Bring every database to the end of `epoch`'s replica at its live path. The writer of that epoch must be
+    fenced: the end must stand still.
+
+    A follower's copy is taken when it has applied exactly the newest transaction: nothing newer exists that it could
+    have begun to apply.
+    Else the database is restored beside. Either is verified before the swap.
+    """
+    begun = time.monotonic()
+    target = find_target(config, vault, epoch)
+    data = read_data(config.layout)
+    if data.finalized == epoch and data.origin_epoch == target.epoch and dict(data.txids) == dict(target.txids):
+        stop_followers()
+        if all(config.layout.live(database).exists() for database in config.service.databases):
+            made = [
+                {"name": name, "txid": txid, "method": "already there", "seconds": 0.0}
+                for name, txid in target.txids.items()
+            ]
+            return {"changed": False, "epoch": epoch, "source_epoch": target.epoch, "databases": made}
+    applied = await_followers(config, target, within=min(within, 30.0), running=running)
+    stop_followers()
+    made = [_bring(config, database, target, applied, begun + within) for database in config.service.databases]
+    swap_all(config, DataFile(origin_epoch=target.epoch, finalized=epoch, txids=dict(target.txids)))
+    return {"changed": True, "epoch": epoch, "source_epoch": target.epoch, "databases": made}
+
+
+def _bring(
+    config: Config, database: Database, target: Target, applied: Mapping[str, int], deadline: float
+) -> dict[str, Any]:
+    """A verified copy of one database at its staged path: the follower's, or a restored one."""
+    begun = time.monotonic()
+    staged = config.layout.staged(database)
+    _clear(staged)
+    txid = target.txids[database.name]
+    follower = config.layout.following(database, target.epoch)
+    method = "restore"
+    if applied.get(database.name) == txid and read_follower(follower) == txid:
+        _take(follower, staged)
+        # A follower is a cache: its damage is no verdict on the replica.
+        method = (
+            "follower" if _verify(config, database, staged, "quick", deadline).verdict is Verdict.PASS else "restore"
+        )
+    if method == "restore":
+        restore_beside(config, database, target.epoch, txid=txid, within=max(1.0, deadline - time.monotonic()))
+        require_good(database.name, _verify(config, database, staged, "quick", deadline))
+    return {"name": database.name, "txid": txid, "method": method, "seconds": round(time.monotonic() - begun, 3)}
+
+
+def restore_beside(
+    config: Config,
+    database: Database,
+    epoch: int,
+    *,
+    txid: int | None = None,
+    at: str | None = None,
+    within: float = 600.0,
+) -> replica.Restored:
+    """Restore one database from `epoch` to its staged path. Raises StepFailed in an operator's words."""
+    staged = config.layout.staged(database)
+    _clear(staged)
+    yml = config.layout.etc / f"restore-{epoch:04d}.yml"
+    write_file(yml, render(config, epoch))
+    try:
+        argv = replica.restore_argv(
+            config.layout.litestream, yml, config.layout.live(database), staged, txid=txid, timestamp=at
+        )
+        done = proc.run(argv, timeout=within)
+    finally:
+        yml.unlink(missing_ok=True)
+    if not done.ok:
+        raise StepFailed(
+            f"{database.name} can't be restored from epoch {epoch}: {replica.explain_restore_failure(done.reason)}"
+        )
+    set_wal(staged)
+    return replica.parse_restore(done.stdout)
+
+
+def render(config: Config, epoch: int) -> str:
+    """litestream.yml of this host for `epoch`."""
+    layout = config.layout
+    databases = [Database(d.name, layout.live(d)) for d in config.service.databases]  # type: ignore[arg-type]
+    return replica.render_config(
+        config.service.name,
+        epoch,
+        config.destination,
+        databases,
+        state=layout.state / "litestream",
+        socket=layout.control_socket,
+    )
+
+
+def stage_restore(
+    config: Config, epoch: int, at: str | None, *, check: Check = "full", within: float = 3600.0
+) -> dict[str, Any]:
+    """Restore every database beside its live one and verify it; the service may go on meanwhile. Done once for the
+    same epoch and time."""
+    begun = time.monotonic()
+    note = config.layout.state / "staged.json"
+    wanted = {"epoch": epoch, "at": at}
+    found = read_json(note)
+    if (
+        found
+        and {"epoch": found.get("epoch"), "at": found.get("at")} == wanted
+        and all(config.layout.staged(database).exists() for database in config.service.databases)
+    ):
+        return {**found, "changed": False}
+    note.unlink(missing_ok=True)
+    txids: dict[str, int] = {}
+    findings: dict[str, Finding] = {}
+    for database in config.service.databases:
+        txids[database.name] = restore_beside(config, database, epoch, at=at, within=within).txid
+        findings[database.name] = _verify(config, database, config.layout.staged(database), check, begun + within)
+        require_good(database.name, findings[database.name])
+    report = {
+        **wanted,
+        "txids": txids,
+        "verified": worst(findings).evidence,
+        "seconds": round(time.monotonic() - begun, 3),
+    }
+    write_file(note, json.dumps(report))
+    return {**report, "changed": True}
+
+
+def swap_restored(config: Config, epoch: int, at: str | None, txids: Mapping[str, int]) -> dict[str, str]:
+    """Swap the staged databases in; returns where each old one is kept. The service must be stopped."""
+    kept = swap_all(config, DataFile(origin_epoch=epoch, txids=dict(txids), at=at))
+    (config.layout.state / "staged.json").unlink(missing_ok=True)
+    return kept
+
+
+def swap_all(config: Config, data: DataFile) -> dict[str, str]:
+    """Move every staged database to its live path, the old one aside, and note where the data comes from; returns
+    where the old ones are."""
+    # Until all are swapped the live files are of no single origin: a crash in between must not leave the old note
+    # standing.
+    write_data(config.layout, DataFile())
+    kept = {d.name: str(aside) for d in config.service.databases if (aside := _swap(config, d)) is not None}
+    write_data(config.layout, data)
+    return kept
+
+
+def _swap(config: Config, database: Database) -> Path | None:
+    live, staged = config.layout.live(database), config.layout.staged(database)
+    own(staged, config.service.user)
+    old = [path for path in (live, *replica.sidecars(live)) if path.exists()]
+    aside = None
+    if old:
+        aside = config.layout.beside(database) / "previous" / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        aside.mkdir(parents=True, mode=0o700)
+        # The log leaves with its database, and before the new one comes: SQLite would replay it into a stranger.
+        for path in reversed(old):
+            path.rename(aside / path.name)
+    staged.rename(live)
+    sync_directory(live.parent)
+    _prune_previous(config.layout.beside(database) / "previous")
+    return aside
+
+
+def _prune_previous(folder: Path) -> None:
+    if folder.is_dir():
+        for path in sorted(folder.iterdir())[:-PREVIOUS_KEPT]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def set_wal(path: Path) -> None:
+    """Back to WAL, which is part of the file: a restored or followed copy may be in DELETE mode. Leaves no log
+    behind."""
+    with connect(path, write=True) as connection:
+        mode = rows(connection, "PRAGMA journal_mode = WAL")[0][0]
+        if mode != "wal":
+            raise StepFailed(f"{path} can't be set to WAL mode (it is in {mode!r})")
+    for sidecar in replica.sidecars(path):
+        if sidecar.exists() and sidecar.stat().st_size:
+            raise StepFailed(f"{sidecar} is not empty after {path.name} was closed")
+        sidecar.unlink(missing_ok=True)
+
+
+def own(path: Path, user: str) -> None:
+    """Give a file to the service's user; without root (in tests) it stays ours."""
+    if os.geteuid() == 0:
+        account = pwd.getpwnam(user)
+        os.chown(path, account.pw_uid, account.pw_gid)
+        path.chmod(0o640)
+
+
+def require_good(name: str, finding: Finding) -> None:
+    """Raise DataBad for FAIL and Unproven for anything else that isn't PASS."""
+    if finding.verdict is Verdict.FAIL:
+        raise DataBad(f"{name}: {finding.says}", hint="fab restore --at TIME, to before the damage")
+    if finding.verdict is not Verdict.PASS:
+        raise Unproven(f"{name}: {finding.says}")
+
+
+def _verify(config: Config, database: Database, path: Path, check: Check, deadline: float) -> Finding:
+    invariants = [invariant for invariant in config.service.invariants if invariant.database == database.name]
+    return verify_database(path, invariants, check, within=max(1.0, deadline - time.monotonic()))
+
+
+def _take(follower: Path, staged: Path) -> None:
+    staged.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    follower.rename(staged)
+    replica.txid_file(follower).unlink(missing_ok=True)
+    set_wal(staged)
+
+
+def _clear(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for leftover in (path, *replica.sidecars(path), path.with_name(path.name + ".tmp"), replica.txid_file(path)):
+        with contextlib.suppress(FileNotFoundError):
+            leftover.unlink()

@@ -1,0 +1,250 @@
+"""`lifeline-host VERB`: what runbooks call on a host, as root. One JSON object on stdout; errors are JSON too, with
+the exit codes of errors.py.
+
+Every verb is idempotent. Nothing here imports boto3 before a verb needs the vault: `observe` must answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from lifeline import data, roles, verify
+from lifeline.apply import apply, follower_programs
+from lifeline.errors import BadInput, DataBad, LifelineError, Refused, Unproven
+from lifeline.layout import Config, Layout, load_config
+from lifeline.model import Verdict
+from lifeline.supervisor import Supervisor
+
+LOCK_WITHIN_S = 30.0
+Answer = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Console script. Returns the exit code."""
+    arguments = parser().parse_args(argv)
+    layout = Layout()
+    try:
+        answer = arguments.do(layout, arguments)
+    except LifelineError as error:
+        return _fail(
+            error, error.exit_code, {"error": error.message, "hint": error.hint, **getattr(error, "answer", {})}
+        )
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(
+            error,
+            1,
+            {"error": f"{type(error).__name__}: {error}", "hint": "a defect in Lifeline; the trace is on stderr"},
+        )
+    print(json.dumps(answer))
+    return 0
+
+
+def _fail(error: Exception, code: int, answer: Answer) -> int:
+    print(json.dumps(answer))
+    print(f"lifeline-host: {error}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        print(json.dumps({"error": message, "hint": f"{self.prog} --help"}))
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = _Parser(prog="lifeline-host", description="The verbs of a Lifeline host. One JSON object on stdout.")
+    verbs = top.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+
+    def verb(
+        name: str, do: Callable[[Layout, argparse.Namespace], Answer], text: str, *, epoch: bool = False
+    ) -> argparse.ArgumentParser:
+        found = verbs.add_parser(name, help=text, description=text)
+        found.set_defaults(do=do)
+        if epoch:
+            found.add_argument("--epoch", type=_epoch, required=True)
+        return found
+
+    verb("observe", _observe, "what can be seen from this host")
+    verb("apply", _apply, "configuration from the shipped files")
+    stop = verb(
+        "stop-service", _stop_service, "stop the service, bring its last transactions into the vault, stop Litestream"
+    )
+    stop.add_argument("--no-flush", action="store_true", help="don't wait for the vault")
+    verb("finalize", _finalize, "bring every database to the end of an epoch's replica", epoch=True)
+    check = verb("verify", _verify, "are the databases good?")
+    check.add_argument("--full", action="store_true", help="integrity_check instead of quick_check")
+    verb("start-primary", _start_primary, "become primary of an epoch", epoch=True)
+    verb("start-standby", _start_standby, "follow an epoch", epoch=True)
+    save = verb("backup", _backup, "a verified copy of everything, by restic")
+    save.add_argument("--full", action="store_true")
+    restore = verb("restore", _restore, "restore beside, verify, swap", epoch=True)
+    restore.add_argument("--at", help="a time (UTC unless it says otherwise); default: the newest")
+    restore.add_argument("--stage", action="store_true", help="don't swap: the service may go on")
+    hook = verb("hook", _hook, "run a hook of the service")
+    hook.add_argument("name", choices=["quiesce", "resume", "reconcile"])
+    run = verb("run", _run, "become one of the supervised programs (supervisor calls this)")
+    run.add_argument("what", choices=["service", "litestream", "follower", "hook"])
+    run.add_argument("name", nargs="?", default="")
+    return top
+
+
+def _epoch(text: str) -> int:
+    epoch = int(text)
+    if epoch < 1:
+        raise ValueError("epochs begin with 1")
+    return epoch
+
+
+def _supervisor(layout: Layout) -> Supervisor:
+    return Supervisor(layout.supervisor_socket)
+
+
+def _vault(config: Config) -> Any:
+    from lifeline.host_stores import open_vault  # boto3: 0.2 s
+
+    return open_vault(config)
+
+
+@contextmanager
+def _changing(layout: Layout) -> Iterator[None]:
+    """One verb at a time changes this host: a runbook that was started twice must not meet itself."""
+    layout.run.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + LOCK_WITHIN_S
+    with (layout.run / "host.lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise Refused(
+                        "another verb is at work on this host", hint="wait for it, or look: ps -C lifeline-host"
+                    ) from None
+                time.sleep(0.1)
+        yield
+
+
+def _observe(layout: Layout, _: argparse.Namespace) -> Answer:
+    from lifeline.observe import observe
+
+    return observe(load_config(layout))
+
+
+def _apply(layout: Layout, _: argparse.Namespace) -> Answer:
+    with _changing(layout):
+        return {"changed": apply(layout, _supervisor(layout))}
+
+
+def _stop_service(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    with _changing(layout):
+        return roles.stop_service(load_config(layout), _supervisor(layout), flush=not arguments.no_flush)
+
+
+def _finalize(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    config, supervisor = load_config(layout), _supervisor(layout)
+    followers = list(follower_programs(config.service))
+
+    def running() -> bool:
+        states = supervisor.states()
+        return all(name in states and states[name].running for name in followers)
+
+    with _changing(layout):
+        states = supervisor.states()
+        busy = [name for name in (config.service.name, "litestream") if name in states and states[name].running]
+        if busy:
+            raise Refused(
+                f"{', '.join(busy)} running on {config.name}: its databases are in use",
+                hint="lifeline-host stop-service",
+            )
+        return data.finalize(
+            config,
+            _vault(config),
+            arguments.epoch,
+            stop_followers=lambda: roles.stop_followers(config, supervisor),
+            running=running,
+        )
+
+
+def _verify(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    config = load_config(layout)
+    begun = time.monotonic()
+    paths = {database.name: layout.live(database) for database in config.service.databases}
+    finding = verify.verify_service(config.service, "full" if arguments.full else "quick", paths=paths)
+    checks = [
+        {"name": name, "verdict": found["verdict"], "detail": found["says"], "seconds": found.get("seconds")}
+        for name, found in finding.evidence.items()
+    ]
+    answer = {"verdict": str(finding.verdict), "seconds": round(time.monotonic() - begun, 3), "checks": checks}
+    if finding.verdict is Verdict.PASS:
+        return answer
+    kind = DataBad if finding.verdict is Verdict.FAIL else Unproven
+    error = kind(f"{config.name}: {finding.says}", hint="fab restore" if kind is DataBad else "fab status")
+    raise _with_answer(error, answer)
+
+
+def _with_answer(error: LifelineError, answer: Answer) -> LifelineError:
+    """An error whose JSON carries the answer's fields as well."""
+    error.__dict__["answer"] = answer
+    return error
+
+
+def _start_primary(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    config = load_config(layout)
+    with _changing(layout):
+        return roles.start_primary(config, _supervisor(layout), _vault(config), arguments.epoch)
+
+
+def _start_standby(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    config = load_config(layout)
+    with _changing(layout):
+        return roles.start_standby(config, _supervisor(layout), arguments.epoch)
+
+
+def _backup(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    from lifeline import backups
+
+    config = load_config(layout)
+    return backups.backup(config, _vault(config), "full" if arguments.full else "incremental")
+
+
+def _restore(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    from lifeline import backups
+
+    config, supervisor = load_config(layout), _supervisor(layout)
+    if arguments.stage:
+        return backups.restore(config, supervisor, _vault(config), arguments.epoch, arguments.at, stage_only=True)
+    with _changing(layout):
+        return backups.restore(config, supervisor, _vault(config), arguments.epoch, arguments.at, stage_only=False)
+
+
+def _hook(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    return roles.run_hook(load_config(layout), arguments.name)
+
+
+def _run(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    from lifeline import host_run
+
+    config = load_config(layout)
+    if arguments.what == "service":
+        host_run.run_service(config)
+    if arguments.what == "litestream":
+        host_run.run_litestream(config)
+    if not arguments.name:
+        raise BadInput(f"run {arguments.what} needs a name")
+    if arguments.what == "follower":
+        host_run.run_follower(config, arguments.name)
+    host_run.run_hook(config, arguments.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

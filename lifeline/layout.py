@@ -1,0 +1,240 @@
+"""Where things are on a host, and the small files that hold its state. Every path hangs below `root`, so tests need
+no droplet."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from lifeline.errors import BadConfig
+from lifeline.model import ROLES, Inventory, Role
+from lifeline.replica import Destination
+from lifeline.service import Database, Service
+
+AGENT_PORT = 8008
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The table "On a host" of docs/design.md."""
+
+    root: Path = Path("/")
+
+    @property
+    def etc(self) -> Path:
+        return self.root / "etc/lifeline"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "var/lib/lifeline"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run/lifeline"
+
+    @property
+    def opt(self) -> Path:
+        return self.root / "opt/lifeline"
+
+    @property
+    def current(self) -> Path:
+        return self.opt / "current"
+
+    @property
+    def bin(self) -> Path:
+        return self.current / "bin"
+
+    @property
+    def litestream(self) -> Path:
+        return self.bin / "litestream"
+
+    @property
+    def service_dir(self) -> Path:
+        return self.current / "service"
+
+    @property
+    def litestream_yml(self) -> Path:
+        return self.etc / "litestream.yml"
+
+    @property
+    def follower_yml(self) -> Path:
+        return self.etc / "follower.yml"
+
+    @property
+    def restic_password(self) -> Path:
+        return self.etc / "restic.password"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.run / "agent.sock"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run / "litestream.sock"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        return self.root / "run/supervisor.sock"
+
+    @property
+    def supervisor_conf(self) -> Path:
+        return self.root / "etc/supervisor/conf.d"
+
+    def live(self, database: Database) -> Path:
+        """The file the service uses."""
+        return self.root / str(database.path).lstrip("/")
+
+    def beside(self, database: Database) -> Path:
+        """Root's own folder beside a live database: on the same file system, so that a swap is a rename."""
+        return self.live(database).parent / ".lifeline"
+
+    def following(self, database: Database, epoch: int) -> Path:
+        """The standby's warm copy."""
+        return self.beside(database) / f"follower-{epoch:04d}" / f"{database.name}.db"
+
+    def staged(self, database: Database) -> Path:
+        """A restored copy before it is swapped in."""
+        return self.beside(database) / "restored" / f"{database.name}.db"
+
+
+@dataclass(frozen=True)
+class RoleFile:
+    """role.json: what this host was last told to be."""
+
+    role: Role
+    epoch: int
+
+
+def read_role(layout: Layout) -> RoleFile:
+    """The role; "none" when it was never told, or the file is damaged: then it may serve nothing."""
+    data = read_json(layout.state / "role.json") or {}
+    role, epoch = data.get("role"), data.get("epoch")
+    if role in ROLES and isinstance(epoch, int):
+        return RoleFile(cast(Role, role), epoch)
+    return RoleFile("none", 0)
+
+
+def write_role(layout: Layout, role: Role, epoch: int) -> None:
+    """Atomically, and on the disk before this returns: a role must survive a power cut."""
+    write_file(layout.state / "role.json", json.dumps({"role": role, "epoch": epoch}), mode=0o644)
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """data.json: where the databases at their live paths come from.
+
+    `live_epoch` is the epoch in which this host writes (or wrote) them; None while they are a copy at rest, made
+    from the replica of
+    `origin_epoch` up to `txids`, and untouched since. `finalized` is the epoch whose end that is (its own promotion
+    may never have
+    written); None after a restore, where `at` is the time restored to, or None for "the latest".
+    """
+
+    live_epoch: int | None = None
+    origin_epoch: int | None = None
+    finalized: int | None = None
+    txids: Mapping[str, int] = field(default_factory=dict)
+    at: str | None = None
+
+
+def read_data(layout: Layout) -> DataFile:
+    """What is known of the data; all None on a new host."""
+    data = read_json(layout.state / "data.json") or {}
+    return DataFile(
+        data.get("live_epoch"), data.get("origin_epoch"), data.get("finalized"), data.get("txids") or {}, data.get("at")
+    )
+
+
+def write_data(layout: Layout, data: DataFile) -> None:
+    """Atomically and durably."""
+    write_file(layout.state / "data.json", json.dumps(asdict(data)), mode=0o644)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a host knows of itself after provisioning."""
+
+    layout: Layout
+    name: str
+    release: str
+    inventory: Inventory
+    service: Service
+
+    @property
+    def destination(self) -> Destination:
+        """The vault, with this host's own key."""
+        vault, key = self.inventory.vault, self.inventory.host(self.name).vault_key
+        if key is None:
+            raise BadConfig(f"the inventory on {self.name} holds no vault key for it", hint="fab provision")
+        endpoint = vault.endpoint or f"https://s3.{vault.region}.amazonaws.com"
+        return Destination(endpoint, vault.bucket, vault.path_style, key.access_key, key.secret_key)
+
+
+def load_config(layout: Layout) -> Config:
+    """Read what provisioning shipped. Raises BadConfig when this host isn't provisioned."""
+    me = read_json(layout.etc / "host.json")
+    if me is None:
+        raise BadConfig("this host is not provisioned", hint="fab provision")
+    inventory_file = layout.etc / "inventory.json"
+    try:
+        inventory = Inventory.from_json(inventory_file.read_bytes(), str(inventory_file))
+    except OSError as error:
+        raise BadConfig(f"{inventory_file}: {error.strerror}", hint="fab provision") from None
+    return Config(
+        layout, str(me["name"]), str(me.get("release", "")), inventory, Service.load(layout.etc / "service.toml")
+    )
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None when it isn't there or isn't one."""
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def write_file(path: Path, content: str | bytes, *, mode: int = 0o600) -> bool:
+    """Write through a temporary file and a rename, synced. False when the file had this content and mode already."""
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        if path.read_bytes() == data and path.stat().st_mode & 0o7777 == mode:
+            return False
+    except OSError:
+        pass
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # created with mode 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+    return True
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and removals in a folder durable."""
+    with directory(path) as handle:
+        os.fsync(handle)
+
+
+@contextmanager
+def directory(path: Path) -> Iterator[int]:
+    """An open folder."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
