@@ -44,7 +44,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class IdentityStore:
-    """The identities of one store. ``filer`` and ``endpoint`` (of the S3 gateway) are base URLs, ``account`` owns the buckets."""
+    """The identities of one store.
+
+    ``filer`` and ``endpoint`` (of the S3 gateway) are base URLs; ``account`` owns the buckets.
+    """
 
     name: str
     filer: str
@@ -70,7 +73,7 @@ class IdentityStore:
             raise RuntimeError(f"its filer at {self.filer} doesn't answer ({error})") from None
         while not knows_key(self.endpoint, marker):
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the gateway at {self.endpoint} still doesn't enforce the keys after {within_s:g} s")
+                raise RuntimeError(f"the gateway at {self.endpoint} doesn't enforce the keys within {within_s:g} s")
             time.sleep(_POLL_S)
 
 

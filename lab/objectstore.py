@@ -1,7 +1,7 @@
 """Object storage of the lab: one SeaweedFS a region for Spaces, and another one for AWS S3.
 
-Keys are enforced by SeaweedFS itself: an identity with policies is a small JSON file in the store's own filer, which the S3
-gateway watches, so a grant or a deletion takes effect while requests are running (lab/identities.py).
+Keys are enforced by SeaweedFS itself: an identity with policies is a small JSON file in the store's own filer; its
+S3 gateway follows changes there, so a grant or a deletion takes effect while requests are running (lab/identities.py).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _MEMORY_LIMIT = "150MiB"  # soft limit of Go's heap, a store
 class StoreSpec:
     """One store: where it keeps its data, and where it listens.
 
-    ``inside_port`` is the first of ten ports on ``inside`` that belong to this store alone; SeaweedFS names sockets in /tmp
-    after them, so two stores on one machine must never share one, whatever their addresses.
+    ``inside_port`` is the first of ten ports on ``inside`` that belong to this store alone; SeaweedFS names sockets in
+    /tmp after them, so two stores on one machine must never share one, whatever their addresses.
     """
 
     name: str
@@ -151,6 +151,8 @@ def server(spec: StoreSpec) -> Server:
             "GOGC": "50",
             # One volume a bucket at a time instead of seven.
             "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
+            # Without a key of its own a store refuses every object of a bucket that encrypts by default.
+            "WEED_S3_SSE_KEY": spec.admin.secret_key,
         },
         ready=HttpProbe(spec.address, spec.port, "/healthz"),
         directories=(spec.directory / "data",),
@@ -186,7 +188,13 @@ def _weed() -> str:
 # --- Spaces keys -----------------------------------------------------------------------------------------------------
 
 _READ_BUCKET = ("s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads", "s3:GetBucketLocation")
-_READ_OBJECT = ("s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectAcl", "s3:GetObjectTagging", "s3:ListMultipartUploadParts")
+_READ_OBJECT = (
+    "s3:GetObject",
+    "s3:GetObjectVersion",
+    "s3:GetObjectAcl",
+    "s3:GetObjectTagging",
+    "s3:ListMultipartUploadParts",
+)
 _WRITE_OBJECT = (
     "s3:PutObject",
     "s3:PutObjectAcl",
@@ -199,7 +207,7 @@ _WRITE_OBJECT = (
 
 
 def grant_statements(grant: SpacesGrant) -> list[dict[str, object]]:
-    """What a grant allows, as policy statements. A limited key handles objects; a bucket's settings stay the owner's."""
+    """What a grant allows, as policy statements. A limited key handles objects, not a bucket's settings."""
     if grant.permission == "fullaccess":
         return [_allow(("s3:*",), "arn:aws:s3:::*")]
     bucket = f"arn:aws:s3:::{grant.bucket}"

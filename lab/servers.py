@@ -1,14 +1,14 @@
 """A server of the lab as a value: what to run, what it needs on disk, and how to see that it answers.
 
-Rooms describe their servers (``lab/objectstore.py``, ``lab/aws.py``, ``lab/proxy.py``); whoever starts the lab decides how
-to run them. Describing has no side effect; ``prepare`` and ``is_ready`` are the only I/O.
+Rooms describe their servers (``lab/objectstore.py``, ``lab/aws.py``, ``lab/proxy.py``); whoever starts the lab decides
+how to run them. Describing has no side effect.
 """
 
 from __future__ import annotations
 
 import http.client
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,14 +39,14 @@ class HttpProbe:
 class Server:
     """One process. ``env`` is its whole environment; ``files`` (path → text) are written 0600 before it starts.
 
-    ``kill_to_stop``: SIGKILL is the way to stop it (a clean shutdown takes longer than the lab waits, and its data don't need one).
+    ``kill_to_stop``: SIGKILL is the way to stop it (a clean shutdown is slow, and not needed).
     ``leftovers``: paths outside its own folder that it creates and doesn't remove.
     """
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    ready: HttpProbe
+    ready: Callable[[], bool]
     directories: tuple[Path, ...] = ()
     files: Mapping[Path, str] = field(default_factory=dict)
     kill_to_stop: bool = False

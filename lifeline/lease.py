@@ -1,0 +1,219 @@
+"""The lease: who is primary, as one object in a bucket, changed by conditional writes only.
+
+Safety, whatever crashes or times out: an epoch is written once, by one taker; epochs only grow; the object is never
+deleted. All else follows from If-Match: a write that was decided on an old state doesn't happen.
+
+Expiry is *observed*: the ETag hasn't changed for ttl + margin on the observer's own clock. Clocks are never compared.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+from lifeline.errors import LifelineError, Refused, Unavailable
+from lifeline.model import Lease
+from lifeline.store import Conflict, Store, find
+
+# A holder's renewal makes a take-over lose a race now and then; losing so many in a row is not a race.
+_ATTEMPTS = 8
+
+
+class LeaseLost(LifelineError):
+    """The lease is somebody else's now: stop serving."""
+
+    exit_code = 6
+
+
+@dataclass(frozen=True)
+class LeaseView:
+    """The lease as it was read, and the ETag that a change must name. Both None: there never was one."""
+
+    lease: Lease | None = None
+    etag: str | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch there was; 0 before the first."""
+        return self.lease.epoch if self.lease else 0
+
+    @property
+    def free(self) -> bool:
+        """Nobody holds it: there is none, or it was released."""
+        return self.lease is None or self.lease.ttl_s == 0
+
+    def held_by(self, holder: str) -> bool:
+        """Is the lease that host's?"""
+        return not self.free and self.lease is not None and self.lease.holder == holder
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who wants the lease for whom. One run claims once: ``run_id`` recognises its own take when it runs again."""
+
+    service: str
+    holder: str
+    ttl_s: float
+    margin_s: float
+    taken_by: str  # "operator:NAME" or "agent:NAME"
+    run_id: str
+
+
+def taken(view: LeaseView, claim: Claim) -> bool:
+    """Did this very run take the lease already?"""
+    return view.lease is not None and view.lease.run_id == claim.run_id and view.held_by(claim.holder)
+
+
+def next_lease(view: LeaseView, claim: Claim) -> Lease:
+    """What a take-over writes: the next epoch."""
+    return Lease(
+        service=claim.service,
+        holder=claim.holder,
+        epoch=view.epoch + 1,
+        ttl_s=claim.ttl_s,
+        margin_s=claim.margin_s,
+        renewal=0,
+        taken_by=claim.taken_by,
+        run_id=claim.run_id,
+    )
+
+
+def renewed(lease: Lease) -> Lease:
+    """What a renewal writes: another text, so that the ETag changes."""
+    return replace(lease, renewal=lease.renewal + 1)
+
+
+class Leases:
+    """The lease of one service in a bucket. Reads and conditional writes; every decision is in the functions above."""
+
+    def __init__(self, store: Store, service: str) -> None:
+        self._store = store
+        self._service = service
+        self.key = f"lease/{service}.json"
+
+    def read(self) -> LeaseView:
+        """The lease now."""
+        found = find(self._store, self.key)
+        if found is None:
+            return LeaseView()
+        return LeaseView(Lease.from_json(found.body, f"{self.key} in {self._store.where}"), found.info.etag)
+
+    def take(self, claim: Claim, *, over: int | None = None) -> LeaseView:
+        """Take the lease as the next epoch: by whom the operator orders, or who saw it expire.
+
+        ``over`` is the epoch that was decided on, by default the one there now: that epoch is taken over, or none. Of
+        racing takers one wins; the others get Refused. A run that took it already gets its own take back.
+        """
+        for _ in range(_ATTEMPTS):
+            view = self.read()
+            if taken(view, claim):
+                return view
+            over = view.epoch if over is None else over
+            if view.epoch != over:
+                raise self._beaten(view, claim, over)
+            try:
+                lease = next_lease(view, claim)
+                return LeaseView(lease, self._write(lease, view))
+            except Conflict:
+                continue  # renewed meanwhile, or taken: the next read tells which
+            except Unavailable as error:
+                # Written or not? Only the store knows; when it can't be asked either, its error is the answer.
+                if not taken(self.read(), claim):
+                    raise error
+        raise self._hopeless("taken")
+
+    def depose(self, claim: Claim, *, over: int | None = None) -> LeaseView:
+        """The operator's take-over, without waiting for expiry. The service starts only behind a proved fence."""
+        return self.take(claim, over=over)
+
+    def renew(self, holder: str, epoch: int) -> LeaseView:
+        """Renew if the lease is still ``holder``'s for ``epoch``; the lease as it is then, somebody else's if it is.
+
+        Raises Unavailable when it can't be known, which a holder must count as not renewed.
+        """
+        for _ in range(_ATTEMPTS):
+            view = self.read()
+            if view.lease is None or not view.held_by(holder) or view.epoch != epoch:
+                return view
+            lease = renewed(view.lease)
+            try:
+                return LeaseView(lease, self._write(lease, view))
+            except Conflict:
+                continue
+        raise self._hopeless("renewed")
+
+    def must_renew(self, holder: str, epoch: int) -> LeaseView:
+        """Like ``renew``, for callers that can't go on without it: LeaseLost when it is somebody else's."""
+        view = self.renew(holder, epoch)
+        if not view.held_by(holder) or view.epoch != epoch:
+            raise LeaseLost(f"{describe(view)}; {holder} held epoch {epoch}", hint="fab status")
+        return view
+
+    def release(self, holder: str, epoch: int) -> LeaseView:
+        """Give it back: ttl 0, free for the next epoch at once. Somebody else's lease is left alone."""
+        for _ in range(_ATTEMPTS):
+            view = self.read()
+            if view.lease is None or not view.held_by(holder) or view.epoch != epoch:
+                return view
+            lease = replace(renewed(view.lease), ttl_s=0.0)
+            try:
+                return LeaseView(lease, self._write(lease, view))
+            except Conflict:
+                continue
+        raise self._hopeless("released")
+
+    def _write(self, lease: Lease, over: LeaseView) -> str:
+        body = json.dumps(lease.to_json(), indent=1, sort_keys=True).encode()
+        if over.etag is None:
+            return self._store.put_if_absent(self.key, body)
+        return self._store.put_if_match(self.key, body, over.etag)
+
+    def _beaten(self, view: LeaseView, claim: Claim, over: int) -> Refused:
+        wish = f"{claim.taken_by} wanted it for {claim.holder}, over epoch {over}"
+        return Refused(f"{describe(view)}; {wish}", hint="fab status")
+
+    def _hopeless(self, what: str) -> Unavailable:
+        return Unavailable(f"{self.key} in {self._store.where} changes faster than it can be {what}", hint="fab status")
+
+
+def describe(view: LeaseView) -> str:
+    """The lease in one line."""
+    lease = view.lease
+    if lease is None:
+        return "nobody ever held the lease"
+    if view.free:
+        return f"the lease of epoch {lease.epoch} was released by {lease.holder}"
+    return f"the lease of epoch {lease.epoch} is {lease.holder}'s (taken by {lease.taken_by})"
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Has the holder stopped renewing? Pure: feed it every read, and the monotonic times of its begin and its end.
+
+    Only a read can show that nothing changed, so expiry is judged by the last one: the passing of time alone never
+    expires a lease that hasn't been looked at. Reads that fail are simply not fed.
+    """
+
+    view: LeaseView = LeaseView()
+    since: float | None = None  # the end of the read that first saw this ETag
+    confirmed: float = 0.0  # the begin of the read that last saw it
+
+    def seen(self, view: LeaseView, begun: float, ended: float) -> Observer:
+        """What is known after one more read."""
+        if self.since is None or view.etag != self.view.etag:
+            return Observer(view, ended, ended)
+        return replace(self, confirmed=max(self.confirmed, begun))
+
+    @property
+    def unchanged_s(self) -> float:
+        """For how long the lease certainly hasn't been renewed."""
+        return 0.0 if self.since is None else max(0.0, self.confirmed - self.since)
+
+    @property
+    def expired(self) -> bool:
+        """May somebody else take it? Its holder stopped itself margin before its ttl was over."""
+        if self.since is None:
+            return False
+        if self.view.free or self.view.lease is None:
+            return True
+        return self.unchanged_s >= self.view.lease.ttl_s + self.view.lease.margin_s

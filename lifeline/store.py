@@ -1,0 +1,214 @@
+"""What a bucket can do for us, and an in-memory one for tests.  No network here: `vault.py` is the door to real ones.
+
+Every implementation passes one conformance suite (tests/conformance.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from lifeline.errors import LifelineError, Unavailable
+
+Progress = Callable[[int, int], None]
+"""Called with (bytes done, bytes in all) while a file is on its way; the total is -1 when it isn't known."""
+
+
+class Missing(LifelineError):
+    """The object isn't there."""
+
+    exit_code = 7
+
+
+class Conflict(LifelineError):
+    """A conditional write found another object than it expected: somebody else was first. Nothing was written."""
+
+    exit_code = 6
+
+
+class Denied(Unavailable):
+    """The store answered, and refused us. ``code`` is its word for it."""
+
+    def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+
+    @property
+    def key_unknown(self) -> bool:
+        """It doesn't know the key at all: deleted, or never made."""
+        return self.code == "InvalidAccessKeyId"
+
+
+@dataclass(frozen=True)
+class Info:
+    """An object's listing. ``etag`` with its quotes, as conditional writes need it; ``modified`` in UTC."""
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime
+
+
+@dataclass(frozen=True)
+class Object:
+    """A whole object in memory."""
+
+    body: bytes
+    info: Info
+
+
+class Store(Protocol):
+    """One bucket. Every call has a deadline, and raises Unavailable, Denied (an Unavailable), Missing or Conflict.
+
+    After Unavailable from a write, the write may have happened or not: read again to know.
+    """
+
+    @property
+    def where(self) -> str:
+        """The bucket and its endpoint, for messages."""
+
+    def get(self, key: str) -> Object:
+        """The object; Missing when it isn't there."""
+
+    def head(self, key: str) -> Info | None:
+        """Its listing, or None."""
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[Info]:
+        """Objects under a prefix in the order of their keys, those behind the key ``after`` only."""
+
+    def put(self, key: str, body: bytes, *, content_type: str = "application/octet-stream") -> str:
+        """Write whatever is there; returns the ETag."""
+
+    def put_if_absent(self, key: str, body: bytes) -> str:
+        """Write if there is no such object, else Conflict. Of racing writers exactly one wins."""
+
+    def put_if_match(self, key: str, body: bytes, etag: str) -> str:
+        """Write if the object still has this ETag, else Conflict (also when it is gone)."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing there is fine."""
+
+    def open(self, key: str) -> AbstractContextManager[BinaryIO]:
+        """Read as a stream."""
+
+    def upload(self, source: BinaryIO, key: str, *, size: int = -1, progress: Progress | None = None) -> None:
+        """Write a stream of any length; whole or not at all."""
+
+
+def keys(store: Store, prefix: str, *, after: str = "") -> Iterator[str]:
+    """Keys under a prefix, in order."""
+    return (info.key for info in store.list(prefix, after=after))
+
+
+def find(store: Store, key: str) -> Object | None:
+    """The object, or None when it isn't there."""
+    try:
+        return store.get(key)
+    except Missing:
+        return None
+
+
+def upload_file(store: Store, path: Path, key: str, *, progress: Progress | None = None) -> None:
+    """A file into the store."""
+    with path.open("rb") as source:
+        store.upload(source, key, size=path.stat().st_size, progress=progress)
+
+
+def download_file(store: Store, key: str, path: Path, *, progress: Progress | None = None) -> None:
+    """An object into a file: whole, beside first and then moved, readable by its owner alone."""
+    info = store.head(key)
+    if info is None:
+        raise Missing(f"{key} is not in {store.where}", hint="fab status")
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode=0o600)
+    done = 0
+    with store.open(key) as source, partial.open("wb") as target:
+        while chunk := source.read(1 << 20):
+            target.write(chunk)
+            done += len(chunk)
+            if progress:
+                progress(done, info.size)
+    if done != info.size:
+        raise Unavailable(f"{key} of {store.where} ended after {done} of {info.size} bytes", hint="run it again")
+    partial.replace(path)
+
+
+def copy(source: Store, key: str, target: Store, target_key: str = "", *, progress: Progress | None = None) -> None:
+    """From one store into another, streaming through here: the clouds don't copy between each other."""
+    info = source.head(key)
+    if info is None:
+        raise Missing(f"{key} is not in {source.where}", hint="fab status")
+    with source.open(key) as stream:
+        target.upload(stream, target_key or key, size=info.size, progress=progress)
+
+
+class MemoryStore:
+    """A bucket in memory with the conditional semantics of AWS S3. Safe for threads."""
+
+    def __init__(self, name: str = "memory") -> None:
+        self._name = name
+        self._objects: dict[str, Object] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def where(self) -> str:
+        return f"bucket {self._name} (in memory)"
+
+    def get(self, key: str) -> Object:
+        with self._lock:
+            if key not in self._objects:
+                raise Missing(f"{key} is not in {self.where}")
+            return self._objects[key]
+
+    def head(self, key: str) -> Info | None:
+        with self._lock:
+            found = self._objects.get(key)
+        return found.info if found else None
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[Info]:
+        with self._lock:
+            found = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
+            infos = [self._objects[key].info for key in found]
+        yield from infos
+
+    def put(self, key: str, body: bytes, *, content_type: str = "application/octet-stream") -> str:
+        with self._lock:
+            return self._write(key, body)
+
+    def put_if_absent(self, key: str, body: bytes) -> str:
+        with self._lock:
+            if key in self._objects:
+                raise Conflict(f"{key} is in {self.where} already")
+            return self._write(key, body)
+
+    def put_if_match(self, key: str, body: bytes, etag: str) -> str:
+        with self._lock:
+            if key not in self._objects or self._objects[key].info.etag != etag:
+                raise Conflict(f"{key} in {self.where} was changed by somebody else")
+            return self._write(key, body)
+
+    def delete(self, key: str) -> None:
+        with self._lock:
+            self._objects.pop(key, None)
+
+    def open(self, key: str) -> AbstractContextManager[BinaryIO]:
+        return io.BytesIO(self.get(key).body)
+
+    def upload(self, source: BinaryIO, key: str, *, size: int = -1, progress: Progress | None = None) -> None:
+        body = source.read()
+        self.put(key, body)
+        if progress:
+            progress(len(body), size)
+
+    def _write(self, key: str, body: bytes) -> str:
+        etag = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+        self._objects[key] = Object(bytes(body), Info(key, len(body), etag, datetime.now(UTC)))
+        return etag

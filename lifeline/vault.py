@@ -1,0 +1,195 @@
+"""The one door to object storage: DigitalOcean Spaces and AWS S3, by boto3.
+
+Every call has deadlines, and every failure says which bucket, what happened and what to do next. Secrets stay inside.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import boto3
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from lifeline.errors import BadConfig, Unavailable
+from lifeline.model import Key, StoreRef
+from lifeline.store import Conflict, Denied, Info, Missing, Object, Progress, Store
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+# At debug level botocore logs signed headers and bodies.
+logging.getLogger("botocore").setLevel(logging.WARNING)
+
+_PART_BYTES = 16 << 20
+_TRANSFER = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
+_CONFLICTS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+_MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
+_CHECK = "fab status; is the store up, and may this machine reach it?"
+
+
+def open_store(
+    ref: StoreRef,
+    key: Key,
+    *,
+    connect_s: float = 3.0,
+    read_s: float = 20.0,
+    attempts: int = 3,
+    direct: bool = False,
+) -> Store:
+    """The bucket, as the holder of ``key``. Does no I/O yet.
+
+    A call gives up after ``attempts`` times (connect_s + read_s) seconds; conditional writes are tried once, as a retry
+    couldn't tell its own first try from somebody else. Proxies are taken from the environment unless ``direct``.
+    """
+    # A session of our own: the default one is shared, and reads profiles that don't concern us.
+    session = boto3.session.Session(aws_access_key_id=key.access_key, aws_secret_access_key=key.secret_key)
+
+    def client(tries: int) -> S3Client:
+        settings = Config(
+            connect_timeout=connect_s,
+            read_timeout=read_s,
+            retries={"total_max_attempts": tries, "mode": "standard"},
+            s3={"addressing_style": "path" if ref.path_style else "virtual"},
+            # Stores that only resemble S3 don't all know the newer checksum trailers.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            proxies={} if direct else None,
+        )
+        made: S3Client = session.client("s3", region_name=ref.region, endpoint_url=ref.endpoint, config=settings)
+        return made
+
+    return S3Store(ref, client(attempts), client(1))
+
+
+def key_from_environment(prefix: str, environment: Mapping[str, str] = os.environ) -> Key:
+    """The operator's own key: ``prefix`` is SPACES or AWS. BadConfig names the variable that is missing."""
+    names = (f"{prefix}_ACCESS_KEY_ID", f"{prefix}_SECRET_ACCESS_KEY")
+    for name in names:
+        if not environment.get(name):
+            raise BadConfig(f"{name} is not set", hint=f'export {name}=…; for the lab: eval "$(fab lab.env)"')
+    return Key(environment[names[0]], environment[names[1]])
+
+
+class S3Store:
+    """A bucket by boto3; see ``lifeline.store.Store`` for what its methods promise."""
+
+    def __init__(self, ref: StoreRef, client: S3Client, once: S3Client) -> None:
+        self._ref = ref
+        self._client = client
+        self._once = once
+
+    @property
+    def where(self) -> str:
+        return f"bucket {self._ref.bucket} at {self._ref.endpoint or f'AWS S3 {self._ref.region}'}"
+
+    def get(self, key: str) -> Object:
+        with self._errors("read", key):
+            answer = self._client.get_object(Bucket=self._ref.bucket, Key=key)
+            with closing(answer["Body"]) as stream:
+                body = stream.read()
+            return Object(body, Info(key, len(body), answer["ETag"], answer["LastModified"]))
+
+    def head(self, key: str) -> Info | None:
+        try:
+            with self._errors("look at", key):
+                answer = self._client.head_object(Bucket=self._ref.bucket, Key=key)
+        except Missing:
+            return None
+        return Info(key, answer["ContentLength"], answer["ETag"], answer["LastModified"])
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[Info]:
+        lister = self._client.get_paginator("list_objects_v2")
+        pages = lister.paginate(Bucket=self._ref.bucket, Prefix=prefix, StartAfter=after)
+        with self._errors("list", prefix):
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield Info(item["Key"], item["Size"], item["ETag"], item["LastModified"])
+
+    def put(self, key: str, body: bytes, *, content_type: str = "application/octet-stream") -> str:
+        with self._errors("write", key):
+            answer = self._client.put_object(Bucket=self._ref.bucket, Key=key, Body=body, ContentType=content_type)
+            return answer["ETag"]
+
+    def put_if_absent(self, key: str, body: bytes) -> str:
+        with self._errors("write", key):
+            return self._once.put_object(Bucket=self._ref.bucket, Key=key, Body=body, IfNoneMatch="*")["ETag"]
+
+    def put_if_match(self, key: str, body: bytes, etag: str) -> str:
+        try:
+            with self._errors("write", key):
+                return self._once.put_object(Bucket=self._ref.bucket, Key=key, Body=body, IfMatch=etag)["ETag"]
+        except Missing:  # AWS says 404 for If-Match on nothing, others 412
+            raise Conflict(f"{key} is gone from {self.where}") from None
+
+    def delete(self, key: str) -> None:
+        with self._errors("delete", key):
+            self._client.delete_object(Bucket=self._ref.bucket, Key=key)
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[BinaryIO]:
+        with self._errors("read", key):
+            body = self._client.get_object(Bucket=self._ref.bucket, Key=key)["Body"]
+        with closing(body):
+            yield cast(BinaryIO, _Reader(body, lambda: self._errors("read", key)))
+
+    def upload(self, source: BinaryIO, key: str, *, size: int = -1, progress: Progress | None = None) -> None:
+        done = 0
+
+        def report(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress:
+                progress(done, size)
+
+        with self._errors("write", key):
+            self._client.upload_fileobj(source, self._ref.bucket, key, Callback=report, Config=_TRANSFER)
+
+    def _errors(self, verb: str, key: str) -> AbstractContextManager[None]:
+        return _translated(f"{verb} {key}" if key else verb, self.where)
+
+
+class _Reader:
+    """A body whose own failures are translated, and nobody else's: the disk it is written to may be full."""
+
+    def __init__(self, body: Any, errors: Callable[[], AbstractContextManager[None]]) -> None:
+        self._body = body
+        self._errors = errors
+
+    def read(self, size: int = -1) -> bytes:
+        with self._errors():
+            return cast(bytes, self._body.read(None if size < 0 else size))
+
+
+@contextmanager
+def _translated(what: str, where: str) -> Iterator[None]:
+    """boto3's errors as ours."""
+    try:
+        yield
+    except ClientError as error:
+        raise _from_answer(error, what, where) from None
+    except (BotoCoreError, Boto3Error) as error:
+        # Their texts name hosts and timeouts, never credentials.
+        raise Unavailable(f"{where} doesn't answer: can't {what} ({error})", hint=_CHECK) from None
+
+
+def _from_answer(error: ClientError, what: str, where: str) -> Exception:
+    answer: Mapping[str, Any] = error.response
+    code = str(answer.get("Error", {}).get("Code", ""))
+    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code in _MISSING:
+        return Missing(f"can't {what}: it is not in {where}", hint="fab status")
+    if code in _CONFLICTS:
+        return Conflict(f"can't {what} in {where}: somebody else changed it meanwhile", hint="read it again")
+    if code == "NoSuchBucket":
+        return Unavailable(f"{where} does not exist: can't {what}", hint="pulumi up")
+    if status in (401, 403):
+        hint = "is the key still valid, and granted this bucket?"
+        return Denied(f"{where} refused to {what} ({code})", hint=hint, code=code)
+    return Unavailable(f"{where} can't {what}: {code} (HTTP {status})", hint=_CHECK)
