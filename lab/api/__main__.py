@@ -98,9 +98,10 @@ async def _until_stopped(server: _Server, stop: object) -> None:
 def _lab_parts(lab: LabConfig) -> tuple[Config, Machines, Spaces]:
     from lab.machines import NspawnMachines  # only where the lab is real: they need root and Linux
     from lab.objectstore import SeaweedSpaces, spaces_spec
+    from toolchain import image
 
     stores = [spaces_spec(lab, slug) for slug in addresses.REGIONS]
-    return lab_config(lab), NspawnMachines(lab.state, lab.image), SeaweedSpaces(stores)
+    return lab_config(lab), NspawnMachines(lab.state, image.path()), SeaweedSpaces(stores)
 
 
 def main(argv: list[str] | None = None) -> int:
