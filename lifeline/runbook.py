@@ -18,6 +18,8 @@ from lifeline.journal import RUN_FINISHED, RUN_STARTED, Clock, Journal, SystemCl
 from lifeline.model import Evidence, Finding, Verdict
 
 POLL_S = 0.2
+UNKNOWN_S = 60.0
+_NOW = {Verdict.PASS: "so", Verdict.FAIL: "not so", Verdict.UNKNOWN: "not known", Verdict.SKIPPED: "skipped"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Runbook:
                 finding = Finding.failed(error.message)
             entry = Planned(step, finding, _would(step, finding))
             self._say(f"[{number}/{len(self.steps)}] {step.name}")
-            self._say(f"      now:   {finding.verdict}{f', {finding.says}' if finding.says else ''}")
+            self._say(f"      now:   {_NOW[finding.verdict]}{f': {finding.says}' if finding.says else ''}")
             self._say(f"      would: {entry.would}")
             planned.append(entry)
         self._say("Dry run: nothing was changed.")
@@ -173,8 +175,14 @@ class Runbook:
                 # It may have taken effect all the same: the probe decides, not the answer that got lost.
                 acted.error = error
             finding = _look(step)
+        last_known = self.clock.monotonic()
         while finding.verdict in (Verdict.FAIL, Verdict.UNKNOWN):
-            if (left := begun + step.within - self.clock.monotonic()) <= 0:
+            now = self.clock.monotonic()
+            if finding.verdict is Verdict.FAIL:
+                last_known = now
+            # A long deadline is for work that is going on; what can't be seen any more isn't waited for that long.
+            left = min(begun + step.within, last_known + UNKNOWN_S) - now
+            if left <= 0:
                 break
             self.clock.sleep(min(step.poll, left))
             finding = _look(step)

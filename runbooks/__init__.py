@@ -1,0 +1,1 @@
+"""Procedures, one file each: what must be done, as steps over the doors in lifeline."""

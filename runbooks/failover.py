@@ -1,0 +1,247 @@
+"""Failover: the primary is lost, the standby becomes primary.  To run it again is to resume it.
+
+Guaranteed by the order of the steps: the lease is taken before anything is destroyed; nothing is started before the old
+primary is proved fenced; nothing is served that wasn't brought to the end of the replica and verified; traffic moves to
+a service that answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from lifeline import decide
+from lifeline.decide import Action, Candidate, Decision, View
+from lifeline.errors import BadInput, LifelineError, Refused, Unavailable, Unproven
+from lifeline.journal import read_lines, unfinished
+from lifeline.model import Finding, Host, Lease, Observation
+from lifeline.runbook import Outcome, Runbook, Step, check_waivers
+from lifeline.service import Service
+from runbooks.fence import RUNG_S, Fence
+from runbooks.promotion import FINALIZE_S, START_S, Promotion
+from runbooks.site import Site, confirm
+
+NAME = "failover"
+WAIVERS = (decide.WAIVE_LAG, decide.WAIVE_FENCE, decide.WAIVE_DATA, decide.WAIVE_TRAFFIC, decide.WAIVE_WRITE)
+_ERRORS: Mapping[Action, type[LifelineError]] = {
+    Action.BAD_TARGET: BadInput,
+    Action.REFUSE: Refused,
+    Action.UNPROVEN: Unproven,
+    Action.UNAVAILABLE: Unavailable,
+}
+
+
+def failover(
+    site: Site,
+    target: str | None = None,
+    *,
+    yes: bool = False,
+    dry_run: bool = False,
+    waive: tuple[str, ...] = (),
+    ask: Callable[[str], str] = input,
+) -> Outcome | None:
+    """Make ``target`` (default: the host that isn't primary) the primary.  None for a dry run."""
+    waived = check_waivers(waive, WAIVERS)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        decision, promotion = prepare(site, target, waived, pool)
+    site.say(f"{decision.reason} (inventory from {site.loaded.origin})")
+    fence = _fence(promotion)
+    runbook = _runbook(promotion, fence)
+    if dry_run:
+        runbook.plan()
+        return None
+    confirm(site, _warning(promotion, fence), yes, ask)
+    journal = site.journal(NAME)
+    promotion.run_id = journal.run_id
+    return runbook.run(journal, _context(promotion, decision), waived, publish=site.publish)
+
+
+def prepare(
+    site: Site, target: str | None, waived: frozenset[str], pool: ThreadPoolExecutor
+) -> tuple[Decision, Promotion]:
+    """Look and decide, without touching anything; raises the refusal if it is one.
+
+    The old primary isn't asked: it is taken for dead, and a dead host answers slowly.
+    """
+    traffic = pool.submit(_traffic_at, site)
+    lease, problem = _read_lease(site)
+    view = View(
+        hosts=tuple(host.name for host in site.inventory.hosts),
+        asked=target,
+        lease=lease,
+        lease_problem=problem,
+        traffic_at=traffic.result(),
+        begun=_begun(site, lease),
+    )
+    choice = _go_on(decide.choose(view))
+    described: Future[Service] = pool.submit(site.service, choice.target)
+    observed: Observation | None = None
+    service: Service | None = None
+    try:
+        observed = site.observe(choice.target)
+        service = described.result()
+        candidate = Candidate(choice.target, "", observed.role, observed.lag_s, observed.follower_stalled)
+    except LifelineError as error:
+        candidate = Candidate(choice.target, problem=error.message)
+    decision = _go_on(decide.admit(candidate, choice, site.inventory.policy, waived))
+    # choose() refuses without a lease, admit() a host that can't be seen.
+    assert lease is not None and observed is not None and service is not None
+    return decision, Promotion(site, decision.target, lease, service, observed)
+
+
+def _fence(promotion: Promotion) -> Fence:
+    site = promotion.site
+    return Fence(
+        inventory=site.inventory,
+        old=promotion.old,
+        cloud=site.cloud,
+        key_refused=site.vault.key_refused,
+        clock=site.clock,
+        taken_at=lambda: promotion.taken_at,
+    )
+
+
+def _runbook(promotion: Promotion, fence: Fence) -> Runbook:
+    site, service, epoch = promotion.site, promotion.service.name, promotion.epoch
+    new, old, record = promotion.new, promotion.old, promotion.site.inventory.record
+    steps = [
+        # First: its epoch names our replica prefix, so a live old primary can't write into the new history.
+        Step(
+            f"{new.name} holds the lease, epoch {epoch}",
+            until=promotion.lease_held,
+            do=promotion.take_lease,
+            within=10,
+            would=f"take the lease from {promotion.lease.holder}: epoch {epoch}",
+            hint="fab status",
+        ),
+        # UNKNOWN stops here: an unreachable primary is not a fenced primary.
+        Step(
+            f"old primary {old.name} is fenced",
+            until=fence.proven,
+            do=fence.climb,
+            within=2 * RUNG_S + site.inventory.policy.self_fence_s,
+            would=fence.would(),
+            waiver=decide.WAIVE_FENCE,
+            hint=f"power {old.name} off in the cloud's console, then: fab failover",
+        ),
+        Step(
+            "data is final",
+            until=promotion.data_final,
+            do=promotion.finalize,
+            within=FINALIZE_S,
+            would=f"bring the databases of {new.name} to the end of epoch {epoch - 1}",
+            hint="fab failover",
+        ),
+        Step(
+            "data is verified",
+            until=promotion.data_verified,
+            within=0,
+            waiver=decide.WAIVE_DATA,
+            hint="fab validate",
+            peek=lambda: Finding.failed("only final data can be verified"),
+            would="check every database's integrity and the service's invariants",
+        ),
+        Step(
+            f"{service} runs as primary on {new.name}, epoch {epoch}",
+            until=promotion.started,
+            do=promotion.start,
+            within=START_S,
+            would=f"start {service} there, and Litestream on epoch {epoch}'s prefix",
+            hint="fab failover",
+        ),
+        Step(
+            f"{record.fqdn} points at {new.name}",
+            until=promotion.traffic_moved,
+            do=promotion.move_traffic,
+            within=20,
+            would=f"set it to {new.address}",
+            waiver=decide.WAIVE_TRAFFIC,
+            hint=f"set {record.fqdn} to {new.address} by hand, then: fab failover --waive {decide.WAIVE_TRAFFIC}",
+        ),
+        # The recovery time ends here.
+        Step(
+            "an outside write round-trips",
+            until=promotion.round_trips,
+            within=record.ttl + 60,
+            waiver=decide.WAIVE_WRITE,
+            hint="fab status",
+            peek=promotion.answers,
+            would="write through the public name, and read it back",
+        ),
+        Step(
+            "reprotection is under way",
+            until=promotion.reprotecting,
+            do=promotion.reprotect,
+            within=60,
+            would=f"see epoch {epoch} fill; make {old.name} a standby if it runs",
+            hint="fab status",
+        ),
+    ]
+    return Runbook(NAME, steps, lambda outcome: _summary(promotion, outcome), site.clock, site.out)
+
+
+def _warning(promotion: Promotion, fence: Fence) -> str:
+    new, old = promotion.new.name, promotion.old.name
+    return (
+        f"This makes {new} the primary of {promotion.service.name}. To fence {old} it will: {fence.would()}. "
+        f"What {old} acknowledged and never got into the vault is lost."
+    )
+
+
+def _context(promotion: Promotion, decision: Decision) -> dict[str, object]:
+    """For the journal's first line; ``_begun`` reads it."""
+    held = promotion.lease.holder == promotion.new.name
+    return {
+        "target": promotion.new.name,
+        "old_primary": promotion.old.name,
+        "epoch": promotion.epoch,
+        "lease_run_id": promotion.lease.run_id if held else promotion.run_id,
+        "reason": decision.reason,
+        "inventory": promotion.site.loaded.origin,
+    }
+
+
+def _summary(promotion: Promotion, outcome: Outcome) -> str:
+    new, service = promotion.new.name, promotion.service.name
+    lines = [f"{new} is primary of {service}, epoch {promotion.epoch}, after {outcome.seconds:.1f} s."]
+    waived = [result.step.waiver for result in outcome.results if result.waived]
+    if waived:
+        lines.append(f"Gone on without proof: {', '.join(waived)}.")
+    if promotion.missing:
+        lines.append(f"THERE IS NO STANDBY: {promotion.missing}. Losing {new} too would mean a restore from the vault.")
+    lines.append(f"  next: {'fab reprotect' if promotion.missing else 'fab status'}")
+    return "\n".join(lines)
+
+
+def _go_on(decision: Decision) -> Decision:
+    if decision.goes_on:
+        return decision
+    raise _ERRORS[decision.action](decision.reason, hint=decision.hint)
+
+
+def _read_lease(site: Site) -> tuple[Lease | None, str]:
+    try:
+        return site.leases.read(), ""
+    except Unavailable as error:
+        return None, error.message
+
+
+def _traffic_at(site: Site) -> str | None:
+    """The host that traffic goes to now, by the cloud's API or, failing that, by DNS; None: not known."""
+    try:
+        addresses = [site.cloud.record(site.inventory.record).address]
+    except LifelineError:
+        addresses = site.outside.resolve(site.inventory.record.fqdn)
+    by_address: Mapping[str, Host] = {host.address: host for host in site.inventory.hosts}
+    return next((by_address[address].name for address in addresses if address in by_address), None)
+
+
+def _begun(site: Site, lease: Lease | None) -> str | None:
+    """The target of the newest run in our journal, if it has no good end and is the one that took this very lease."""
+    path = unfinished(site.journals, NAME)
+    lines = read_lines(path) if path else []
+    if lease is None or not lines:
+        return None
+    context = lines[0]["evidence"]
+    ours = lease.run_id in (lines[0]["run_id"], context.get("lease_run_id"))
+    return context.get("target") if ours else None

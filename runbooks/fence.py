@@ -1,0 +1,130 @@
+"""Fence the old primary: a ladder of rungs, each with its own proof; policy says what suffices.
+
+No rung needs the old host to answer: a dead primary is fenced as fast as a live one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lifeline.cloud import Cloud
+from lifeline.decide import fence as decide_fence
+from lifeline.errors import LifelineError, Unavailable
+from lifeline.journal import Clock
+from lifeline.model import Finding, Host, Inventory, Verdict
+
+RUNG_S = 20.0
+POLL_S = 0.2
+
+
+class KeyProof(Protocol):
+    """Tries a write to the vault with a host's key: True when it was refused, False when it was accepted."""
+
+    def __call__(self, host: Host) -> bool: ...
+
+
+@dataclass
+class Fence:
+    """The ladder for one old primary.  ``taken_at``: when, on our clock, we first saw the lease gone from it."""
+
+    inventory: Inventory
+    old: Host
+    cloud: Cloud
+    key_refused: KeyProof
+    clock: Clock
+    taken_at: Callable[[], float | None]
+    _asked: set[str] = field(default_factory=set)
+    _droplet: str = ""
+
+    def __post_init__(self) -> None:
+        self._droplet = self.old.droplet_id
+
+    def proven(self) -> Finding:
+        """Look at the rungs that policy names; changes nothing."""
+        names = sorted({name for alternative in self.inventory.policy.alternatives() for name in alternative})
+        return decide_fence(self.inventory.policy, {name: self._look(name) for name in names})
+
+    def climb(self) -> None:
+        """Act rung by rung, alternative by alternative, until one is proved.  The step's probe has the last word."""
+        for alternative in self.inventory.policy.alternatives():
+            for name in sorted(alternative):
+                self._act(name)
+            if self._await(alternative):
+                return
+
+    def would(self) -> str:
+        """The actions in words, for the plan."""
+        words = {
+            "power-off": f"power off {self.old.name} (droplet {self.old.droplet_id}) through the cloud's API",
+            "vault-key": f"delete the vault key of {self.old.name}",
+            "self-fence": f"wait {self.inventory.policy.self_fence_s:g} s for {self.old.name} to stop itself",
+        }
+        alternatives = [" and ".join(words[name] for name in sorted(a)) for a in self.inventory.policy.alternatives()]
+        return "; or else ".join(alternatives)
+
+    def _look(self, name: str) -> Finding:
+        try:
+            return self._probes[name]()
+        except Unavailable as error:
+            return Finding.unknown(error.message)
+
+    def _act(self, name: str) -> None:
+        """Once a run; what can't be asked for is left to the proof."""
+        if name in self._asked or self._look(name).verdict is not Verdict.FAIL:
+            return
+        self._asked.add(name)
+        try:
+            if name == "power-off":
+                self.cloud.power_off(self._droplet)
+            elif name == "vault-key" and self.old.vault_key is not None:
+                self.cloud.delete_spaces_key(self.old.vault_key.access_key)
+        except LifelineError:
+            return
+
+    def _await(self, alternative: frozenset[str]) -> bool:
+        patience = RUNG_S + (self.inventory.policy.self_fence_s if "self-fence" in alternative else 0.0)
+        end = self.clock.monotonic() + patience
+        while True:
+            verdicts = {self._look(name).verdict for name in alternative}
+            if verdicts == {Verdict.PASS}:
+                return True
+            if Verdict.UNKNOWN in verdicts or self.clock.monotonic() >= end:
+                return False
+            self.clock.sleep(POLL_S)
+
+    @property
+    def _probes(self) -> Mapping[str, Callable[[], Finding]]:
+        return {"power-off": self._power, "vault-key": self._key, "self-fence": self._window}
+
+    def _power(self) -> Finding:
+        state = self.cloud.power_state(self._droplet)
+        if state == "absent" and (other := self.cloud.droplet_id(self.old.name)):
+            # A rebuilt droplet keeps the name and has another id: it may well be running.
+            self._droplet = other
+            state = self.cloud.power_state(other)
+        says = f"{self.old.name} (droplet {self._droplet}) is {state}"
+        if state in ("off", "absent", "archive"):
+            return Finding.passed(says, droplet_id=self._droplet, power=state)
+        return Finding.failed(says, droplet_id=self._droplet, power=state)
+
+    def _key(self) -> Finding:
+        if self.old.vault_key is None:
+            return Finding.unknown(f"this inventory doesn't hold the vault key of {self.old.name}")
+        access_key = self.old.vault_key.access_key
+        if self.cloud.has_spaces_key(access_key):
+            return Finding.failed(f"{self.old.name} has its vault key", access_key=access_key)
+        if not self.key_refused(self.old):
+            return Finding.failed(f"the deleted key of {self.old.name} still writes", access_key=access_key)
+        return Finding.passed(f"a write with the deleted key of {self.old.name} was refused", access_key=access_key)
+
+    def _window(self) -> Finding:
+        """No clocks are compared: the window begins when this very process saw the lease gone from the old primary."""
+        taken, window = self.taken_at(), self.inventory.policy.self_fence_s
+        if taken is None:
+            return Finding.failed("the lease has not been taken yet", window_s=window)
+        passed = self.clock.monotonic() - taken
+        if passed < window:
+            return Finding.failed(f"{window - passed:.0f} s of the self-fence window left", window_s=window)
+        return Finding.passed(f"the lease was taken {passed:.0f} s ago, beyond ttl + margin", window_s=window)

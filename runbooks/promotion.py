@@ -1,0 +1,193 @@
+"""A host becomes primary: what can be seen of it, and what makes it so.  Failover is a list of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lifeline.errors import LifelineError, Refused, Unavailable
+from lifeline.model import Copy, Evidence, Finding, Lease, Observation, Verdict
+from lifeline.service import Service
+from runbooks.site import Site
+
+FINALIZE_S = 1800.0
+START_S = 900.0
+
+
+@dataclass
+class Promotion:
+    """The promotion of ``target``: probes and actions.
+
+    ``observed`` is the new primary as last seen.  Its verbs' answers bring it up to date, so that the seconds of an
+    incident aren't spent on asking what was just answered; a probe that finds the claim not so makes the next one look.
+    """
+
+    site: Site
+    target: str
+    lease: Lease
+    service: Service
+    observed: Observation
+    run_id: str = ""
+    taken_at: float | None = None
+    missing: str = ""
+
+    def __post_init__(self) -> None:
+        inventory = self.site.inventory
+        self.new = inventory.host(self.target)
+        self.old = inventory.other(self.target)
+        held = self.lease.holder == self.new.name
+        self.epoch = self.lease.epoch + (0 if held else 1)
+        self._lease_fresh = True
+        self._observed_fresh = True
+
+    # The lease
+
+    def lease_held(self) -> Finding:
+        lease = self.lease if self._lease_fresh else self.site.leases.read()
+        self._lease_fresh = False
+        if lease is None or lease.epoch > self.epoch or (lease.epoch == self.epoch and lease.holder != self.new.name):
+            who = f"{lease.holder}, epoch {lease.epoch}" if lease else "nobody"
+            raise Refused(f"somebody else took the lease meanwhile: it is held by {who}", hint="fab status")
+        self.lease = lease
+        says = f"{lease.holder} holds epoch {lease.epoch}"
+        seen = {"holder": lease.holder, "epoch": lease.epoch, "taken_by": lease.taken_by}
+        if lease.holder != self.new.name:
+            return Finding(Verdict.FAIL, says, seen)
+        if self.taken_at is None:
+            self.taken_at = self.site.clock.monotonic()
+        return Finding(Verdict.PASS, says, seen)
+
+    def take_lease(self) -> None:
+        self.site.leases.depose(self.new.name, self.lease, self.run_id)
+
+    # Its data
+
+    def data_final(self) -> Finding:
+        """At the end of the epochs before ours; a host that serves our epoch was, when it began."""
+        seen, end = self._look(), self.epoch - 1
+        if self._serves(seen):
+            return Finding.passed("it serves already", epoch=self.epoch)
+        if seen.finalized == end:
+            return Finding.passed(f"at the end of epoch {end}", txids={copy.name: copy.txid for copy in seen.databases})
+        return self._not_so(f"not yet at the end of epoch {end}", finalized=seen.finalized)
+
+    def finalize(self) -> Evidence:
+        answer = self._verb("finalize", "--epoch", str(self.epoch - 1), timeout=FINALIZE_S)
+        self._learn(finalized=int(answer["epoch"]), databases=_with_txids(self.observed.databases, answer))
+        return answer
+
+    def data_verified(self) -> Finding:
+        """Integrity and invariants; a copy that fails them is DataBad, from the host itself."""
+        answer = self._verb("verify", timeout=FINALIZE_S)
+        checks = answer.get("checks", [])
+        return Finding(Verdict(answer["verdict"]), f"{len(checks)} checks", {"checks": checks})
+
+    # Its service
+
+    def started(self) -> Finding:
+        seen = self._look()
+        if self._serves(seen) and seen.service_healthy and seen.litestream_running:
+            return Finding.passed(f"healthy, replicating to epoch {self.epoch}", epoch=self.epoch)
+        return self._not_so(f"its role is {seen.role}", role=seen.role, epoch=seen.epoch, healthy=seen.service_healthy)
+
+    def start(self) -> Evidence:
+        answer = self._verb("start-primary", "--epoch", str(self.epoch), timeout=START_S)
+        self._learn(
+            role=answer["role"],
+            epoch=int(answer["epoch"]),
+            service_running=True,
+            service_healthy=bool(answer["healthy"]),
+            litestream_running=bool(answer["replicating"]),
+        )
+        return answer
+
+    # Traffic
+
+    def traffic_moved(self) -> Finding:
+        value = self.site.cloud.record(self.site.inventory.record)
+        verdict = Verdict.PASS if value.address == self.new.address else Verdict.FAIL
+        seen = {"address": value.address, "ttl": value.ttl}
+        return Finding(verdict, f"it is {value.address}, TTL {value.ttl} s", seen)
+
+    def move_traffic(self) -> None:
+        self.site.cloud.set_record(self.site.inventory.record, self.new.address)
+
+    def round_trips(self) -> Finding:
+        return self.site.outside.round_trips(self.service)
+
+    def answers(self) -> Finding:
+        return self.site.outside.answers(self.service)
+
+    # Reprotection
+
+    def reprotecting(self) -> Finding:
+        """The new primary's replica fills; and there is a standby, or plain words for what is missing."""
+        seen = self.site.observe(self.new.name)
+        if not (seen.litestream_running and seen.last_sync_at):
+            return Finding.failed(f"{self.new.name} has not replicated to epoch {self.epoch} yet")
+        follows, self.missing = self._standby()
+        evidence = {"last_sync_at": seen.last_sync_at, "standby": follows, "missing": self.missing}
+        if follows or self.missing:
+            words = f"{self.old.name} follows" if follows else f"NO STANDBY: {self.missing}"
+            return Finding(Verdict.PASS, f"epoch {self.epoch} is filling; {words}", evidence)
+        return Finding(Verdict.FAIL, f"{self.old.name} runs, and doesn't follow yet", evidence)
+
+    def reprotect(self) -> None:
+        """Make the old primary a standby, if it runs at all: fenced by its key or its lease, it may."""
+        if self._power() != "active":
+            return
+        try:
+            self.site.hosts[self.old.name].verb("start-standby", "--epoch", str(self.epoch), timeout=60)
+        except LifelineError as error:
+            self.missing = f"{self.old.name} needs rebuilding: {error.message}"
+
+    def _standby(self) -> tuple[bool, str]:
+        """(the old primary follows, what is missing); (False, ""): not yet."""
+        power = self._power()
+        if power != "active":
+            return False, f"{self.old.name} is {power}"
+        if self.missing:
+            return False, self.missing
+        try:
+            seen = self.site.observe(self.old.name)
+        except LifelineError as error:
+            return False, f"{self.old.name} is on, but: {error.message}"
+        return seen.role == "standby" and seen.epoch == self.epoch and seen.follower_running, ""
+
+    def _power(self) -> str:
+        try:
+            return self.site.cloud.power_state(self.old.droplet_id)
+        except LifelineError:
+            return "in a state that isn't known"
+
+    # Seeing
+
+    def _serves(self, seen: Observation) -> bool:
+        return seen.role == "primary" and seen.epoch == self.epoch
+
+    def _look(self) -> Observation:
+        if not self._observed_fresh:
+            self.observed = self.site.observe(self.new.name)
+            self._observed_fresh = True
+        return self.observed
+
+    def _not_so(self, says: str, **evidence: Any) -> Finding:
+        self._observed_fresh = False
+        return Finding(Verdict.FAIL, says, evidence)
+
+    def _learn(self, **changes: Any) -> None:
+        self.observed = replace(self.observed, **changes)
+        self._observed_fresh = True
+
+    def _verb(self, verb: str, *args: str, timeout: float) -> dict[str, Any]:
+        try:
+            return self.site.hosts[self.new.name].verb(verb, *args, timeout=timeout)
+        except Unavailable:
+            self._observed_fresh = False  # the answer was lost, perhaps not the deed
+            raise
+
+
+def _with_txids(copies: tuple[Copy, ...], answer: Mapping[str, Any]) -> tuple[Copy, ...]:
+    txids = {item["name"]: item.get("txid") for item in answer.get("databases", [])}
+    return tuple(replace(copy, txid=txids.get(copy.name, copy.txid)) for copy in copies)

@@ -1,0 +1,116 @@
+"""What a runbook works on: the inventory, and one door to each thing it touches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO, TypeVar
+
+from lifeline.cloud import Cloud
+from lifeline.errors import LifelineError, Refused
+from lifeline.hosts import Remote
+from lifeline.inventory import Loaded, folder
+from lifeline.journal import Clock, Journal, SystemClock
+from lifeline.model import Host, Inventory, Lease, Observation
+from lifeline.outside import Outside
+from lifeline.service import Service
+
+T = TypeVar("T")
+SERVICE_COPY = "/etc/lifeline/service.toml"
+
+
+class Hosts(Protocol):
+    """Hosts by name."""
+
+    def __getitem__(self, name: str) -> Remote: ...
+    def warm(self, name: str) -> Future[None]: ...
+    def each(self, names: Iterable[str], job: Callable[[Remote], T]) -> dict[str, T | LifelineError]: ...
+    def close(self) -> None: ...
+
+
+class Leases(Protocol):
+    """The lease store, as runbooks use it.  Unavailable when it can't be reached."""
+
+    def read(self) -> Lease | None:
+        """The lease now; None when nobody ever took it."""
+
+    def depose(self, holder: str, over: Lease, run_id: str) -> Lease:
+        """Epoch N+1 for ``holder``, written over exactly ``over``; Refused when another epoch came between."""
+
+
+class Vault(Protocol):
+    """Object storage, as runbooks use it."""
+
+    def put(self, key: str, body: bytes) -> None: ...
+    def key_refused(self, host: Host) -> bool:
+        """Is a write with the host's own vault key refused?"""
+
+
+@dataclass
+class Site:
+    """An inventory and its doors.  Doors open when first used."""
+
+    root: Path
+    loaded: Loaded
+    hosts: Hosts
+    cloud: Cloud
+    leases: Leases
+    vault: Vault
+    outside: Outside
+    clock: Clock = field(default_factory=SystemClock)
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+
+    @property
+    def inventory(self) -> Inventory:
+        return self.loaded.inventory
+
+    @property
+    def journals(self) -> Path:
+        """Where this operator's journals of the stack lie."""
+        return folder(self.root, self.inventory.stack) / "journal"
+
+    def journal(self, runbook: str) -> Journal:
+        return Journal.start(self.journals, runbook, self.inventory.secrets(), self.clock)
+
+    def publish(self, journal: Journal) -> None:
+        """Copy a journal to the vault."""
+        self.vault.put(f"journal/{journal.run_id}.jsonl", journal.path.read_bytes())
+
+    def observe(self, name: str, timeout: float = 15.0) -> Observation:
+        """What a host says of itself."""
+        return Observation.from_json(self.hosts[name].verb("observe", timeout=timeout), f"{name}: observe")
+
+    def service(self, name: str) -> Service:
+        """The service as host ``name`` runs it: what is deployed, not what a checkout happens to say."""
+        result = self.hosts[name].run(["sudo", "-n", "cat", SERVICE_COPY], timeout=10)
+        return Service.parse(result.text, f"{name}:{SERVICE_COPY}")
+
+    def say(self, text: str) -> None:
+        print(text, file=self.out, flush=True)
+
+    def close(self) -> None:
+        self.hosts.close()
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+def confirm(site: Site, what: str, yes: bool, ask: Callable[[str], str] = input) -> None:
+    """Say what will be destroyed or changed, and ask; Refused unless the operator agrees."""
+    site.say(what)
+    if yes:
+        return
+    try:
+        answer = ask("Type yes to go on: ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() != "yes":
+        raise Refused(
+            "not confirmed: nothing was changed", hint="the same command with --yes, or --dry-run to see the plan"
+        )

@@ -1,0 +1,252 @@
+"""Failover against a fake world: order, refusals, waivers, and a kill after every action in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifeline.errors import BadInput, DataBad, LifelineError, Refused, Unavailable, Unproven
+from lifeline.journal import read_lines
+from runbooks.failover import failover
+from tests.unit.world import NEW, OLD, HostState, Killed, World
+
+ACTIONS = ["lease", "power-off", "finalize", "start-primary", "record"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def run(world: World, target: str | None = None, **options: Any) -> str:
+    """One operator's process; what it said."""
+    site = world.process()
+    failover(site, target, **{"yes": True, **options})
+    assert isinstance(site.out, StringIO)
+    return site.out.getvalue()
+
+
+def policy(world: World, *required: str) -> None:
+    world.inventory = replace(world.inventory, policy=replace(world.inventory.policy, fence_required=required))
+
+
+def test_the_standby_becomes_primary(world: World) -> None:
+    said = run(world)
+    assert list(world.actions) == ACTIONS and set(world.actions.values()) == {1}
+    assert world.lease is not None and (world.lease.holder, world.lease.epoch) == (NEW, 2)
+    assert world.hosts[NEW].role == "primary" and world.address == "198.18.2.10"
+    assert f"{NEW} is primary of genesis, epoch 2" in said
+    assert f"THERE IS NO STANDBY: {OLD} is off" in said and "next: fab reprotect" in said
+
+
+def test_the_old_primary_is_never_spoken_to(world: World) -> None:
+    run(world)
+    assert OLD not in world.asked
+
+
+def test_it_works_with_the_old_droplet_off_or_gone(world: World) -> None:
+    world.power["1"] = "off"
+    run(world)
+    assert world.actions["power-off"] == 0 and world.address == "198.18.2.10"
+
+
+def test_a_rebuilt_old_primary_is_fenced_under_its_new_id(world: World) -> None:
+    del world.power["1"]
+    world.power["77"] = "active"
+    run(world)
+    assert world.power["77"] == "off"
+
+
+@pytest.mark.parametrize("crash_after", range(1, len(ACTIONS) + 1))
+def test_killed_after_any_action_it_resumes_without_repeating_it(world: World, crash_after: int) -> None:
+    world.crash_after = crash_after
+    with pytest.raises(Killed):
+        run(world)
+    assert list(world.actions) == ACTIONS[:crash_after]
+    world.crash_after = None
+    run(world)  # no --target: it must not turn back to the dead primary
+    assert dict(world.actions) == dict.fromkeys(ACTIONS, 1)
+    assert world.lease is not None and (world.lease.holder, world.lease.epoch) == (NEW, 2)
+    assert world.address == "198.18.2.10"
+
+
+@pytest.mark.parametrize("crash_after", range(1, len(ACTIONS)))
+def test_killed_it_is_resumed_from_another_keyboard_too(world: World, tmp_path: Path, crash_after: int) -> None:
+    """Until traffic moved, the world itself says that a failover is under way; no journal is needed."""
+    world.crash_after = crash_after
+    with pytest.raises(Killed):
+        run(world)
+    world.crash_after, world.root = None, tmp_path / "elsewhere"
+    run(world)
+    assert dict(world.actions) == dict.fromkeys(ACTIONS, 1)
+
+
+@pytest.mark.parametrize("first", range(1, len(ACTIONS) + 1))
+def test_killed_twice(world: World, first: int) -> None:
+    for crash in (first, first + 1):
+        world.crash_after = crash
+        try:
+            run(world)
+        except Killed:
+            continue
+    world.crash_after = None
+    if world.address != "198.18.2.10":
+        run(world)
+    assert dict(world.actions) == dict.fromkeys(ACTIONS, 1)
+
+
+def test_a_finished_failover_is_not_repeated(world: World) -> None:
+    run(world)
+    with pytest.raises(Refused, match=f"{NEW} is primary already"):
+        run(world, NEW)
+    assert dict(world.actions) == dict.fromkeys(ACTIONS, 1)
+
+
+def test_the_way_back_is_refused_while_the_old_primary_is_off(world: World) -> None:
+    run(world)
+    with pytest.raises(Unavailable, match=f"{OLD} can't take over"):
+        run(world)
+    assert world.lease is not None and world.lease.epoch == 2
+
+
+Spoil = Callable[[World], object]
+REFUSALS: dict[str, tuple[Spoil, str | None, type[LifelineError], str]] = {
+    "unknown target": (lambda w: None, "paris", BadInput, "hosts: primary-newyork, backup-singapore"),
+    "primary already": (lambda w: None, OLD, Refused, "primary already"),
+    "lease store down": (lambda w: w.down.add("lease"), None, Unavailable, "lease is down"),
+    "standby down": (lambda w: setattr(w.hosts[NEW], "reachable", False), None, Unavailable, "can't be reached"),
+    "standby lags": (lambda w: setattr(w.hosts[NEW], "lag_s", 90.0), None, Refused, "--waive standby-lag"),
+    "lag not known": (lambda w: setattr(w.hosts[NEW], "lag_s", None), None, Unproven, "--waive standby-lag"),
+    "follower stalled": (lambda w: setattr(w.hosts[NEW], "stalled", True), None, Refused, "--waive standby-lag"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refused_before_anything_is_touched(world: World, case: str) -> None:
+    spoil, target, error, says = REFUSALS[case]
+    spoil(world)
+    with pytest.raises(error, match=says):
+        run(world, target)
+    assert not world.actions
+
+
+def test_an_unprovable_fence_stops_before_the_data_is_touched(world: World) -> None:
+    world.down.add("cloud")
+    with pytest.raises(Unproven, match="--waive unfenced-primary") as caught:
+        run(world)
+    assert caught.value.exit_code == 5
+    assert list(world.actions) == ["lease"]
+    assert world.hosts[NEW] == HostState("standby", 1, following=True)
+
+
+def test_the_fence_can_be_waived_and_the_journal_keeps_it(world: World) -> None:
+    world.down.add("cloud")
+    world.fence_waived = True
+    with pytest.raises(Unproven, match="--waive traffic"):
+        run(world, waive=("unfenced-primary",))
+    lines = read_lines(next((world.root / ".lifeline/lab/journal").iterdir()))
+    fenced = next(line for line in lines if "fenced" in line["step"])
+    assert (fenced["verdict"], fenced["waiver"]) == ("UNKNOWN", "unfenced-primary")
+    assert world.hosts[NEW].role == "primary"
+
+
+def test_with_the_cloud_down_the_self_fence_window_suffices_where_policy_says_so(world: World) -> None:
+    policy(world, "power-off", "self-fence")
+    world.down.add("cloud")
+    with pytest.raises(Unproven, match="--waive traffic"):
+        run(world)
+    assert world.clock.now >= 35 and world.hosts[NEW].role == "primary"
+
+
+def test_the_window_is_waited_for_in_full_again_after_a_kill(world: World) -> None:
+    policy(world, "self-fence")
+    world.crash_after = 1
+    with pytest.raises(Killed):
+        run(world)
+    world.crash_after = None
+    begun = world.clock.now
+    run(world)
+    assert world.clock.now - begun >= 35  # another process saw nothing of the first one's clock
+
+
+def test_a_key_is_a_fence_only_when_a_write_with_it_was_refused(world: World) -> None:
+    policy(world, "vault-key+self-fence")
+    run(world)
+    assert world.actions["key"] == 1 and world.actions["power-off"] == 0 and world.clock.now >= 35
+    # The old primary still runs, so it becomes the standby.
+    assert world.actions["start-standby"] == 1 and world.hosts[OLD].role == "standby"
+
+
+KEY_ACTIONS = ["lease", "key", "finalize", "start-primary", "record", "start-standby"]
+
+
+@pytest.mark.parametrize("crash_after", range(1, len(KEY_ACTIONS) + 1))
+def test_killed_after_any_action_of_the_other_ladder(world: World, crash_after: int) -> None:
+    policy(world, "vault-key+self-fence")
+    world.crash_after = crash_after
+    with pytest.raises(Killed):
+        run(world)
+    world.crash_after = None
+    run(world)
+    assert dict(world.actions) == dict.fromkeys(KEY_ACTIONS, 1)
+
+
+def test_bad_data_is_not_served(world: World) -> None:
+    world.bad_data = True
+    with pytest.raises(DataBad, match="debits equal credits"):
+        run(world)
+    assert list(world.actions) == ["lease", "power-off", "finalize"] and world.address == "198.18.1.10"
+
+
+def test_somebody_elses_take_over_stops_ours(world: World) -> None:
+    site = world.process()
+
+    def meanwhile(_: str) -> str:
+        assert world.lease is not None
+        world.lease = replace(world.lease, holder=OLD, epoch=2, taken_by="operator:eve")
+        return "yes"
+
+    with pytest.raises(Refused):
+        failover(site, ask=meanwhile)
+    assert world.actions["power-off"] == 0
+
+
+def test_it_asks_and_says_what_it_destroys(world: World) -> None:
+    site, asked = world.process(), list[str]()
+
+    def no(question: str) -> str:
+        asked.append(question)
+        return "n"
+
+    with pytest.raises(Refused, match="nothing was changed"):
+        failover(site, ask=no)
+    assert asked and not world.actions
+    assert isinstance(site.out, StringIO) and "power off primary-newyork (droplet 1)" in site.out.getvalue()
+
+
+def test_a_dry_run_shows_the_plan_and_changes_nothing(world: World) -> None:
+    said = run(world, dry_run=True)
+    assert not world.actions and not (world.root / ".lifeline").exists()
+    assert f"now:   not so: power-off: {OLD} (droplet 1) is active" in said
+    assert "would: power off primary-newyork (droplet 1)" in said and "nothing was changed" in said
+
+
+def test_the_journal_is_in_the_vault_without_secrets(world: World) -> None:
+    run(world)
+    ((key, body),) = world.vault.items()
+    assert key.startswith("journal/") and b'"run finished"' in body and b"secret-" not in body
+
+
+def test_a_vault_that_is_down_does_not_fail_the_run(world: World) -> None:
+    world.down.add("vault")
+    assert "could not be copied to the vault" in run(world)
+
+
+def test_unknown_waivers_are_refused(world: World) -> None:
+    with pytest.raises(BadInput, match="unfenced-primary"):
+        run(world, waive=("everything",))

@@ -1,0 +1,373 @@
+"""A small world behind fake doors: two hosts, a lease, a cloud, a vault.  Its state survives the operator's process.
+
+``World.crash_after`` kills the "process" right after the n-th action took effect; ``World.actions`` counts them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lifeline.cloud import PowerState, RecordValue
+from lifeline.errors import DataBad, LifelineError, Refused, StepFailed, Unavailable
+from lifeline.hosts import Progress, Result
+from lifeline.inventory import Loaded
+from lifeline.model import Finding, Host, Inventory, Lease, Record
+from lifeline.outside import Outside
+from lifeline.service import Service
+from runbooks.site import Site
+
+T = TypeVar("T")
+OLD, NEW = "primary-newyork", "backup-singapore"
+SERVICE_TOML = """
+name = "genesis"
+user = "genesis"
+command = ["bin/genesis", "serve"]
+port = 8080
+health = "/health"
+durability = "vault"
+[[databases]]
+name = "trades"
+path = "/var/lib/genesis/trades.db"
+[probe]
+write_path = "/probe"
+write_body = '{"token": "{token}"}'
+read_path = "/probe/{token}"
+"""
+
+
+class Killed(BaseException):
+    """The operator's process died here."""
+
+
+def inventory_json() -> dict[str, Any]:
+    def host(number: int, name: str, role: str, region: str) -> dict[str, Any]:
+        return {
+            "name": name,
+            "home_role": role,
+            "region": region,
+            "droplet_id": str(number),
+            "address": f"198.18.{number}.10",
+            "private_address": "10.0.0.2",
+            "fqdn": f"{name}.genesis.test",
+            "user": "operator",
+            "host_key": "ssh-ed25519 AAAA",
+            "vault_key": {"access_key": f"VK{number}", "secret_key": f"vault-secret-{number}"},
+            "offsite_key": {"access_key": f"OK{number}", "secret_key": f"offsite-secret-{number}"},
+            "uptime_check": f"check-{number}",
+        }
+
+    return {
+        "version": 1,
+        "stack": "lab",
+        "service": "genesis",
+        "record": {"fqdn": "trade.genesis.test", "domain": "genesis.test", "name": "trade", "id": "123", "ttl": 30},
+        "hosts": [host(1, OLD, "primary", "nyc3"), host(2, NEW, "backup", "sgp1")],
+        "vault": {"bucket": "v", "region": "ams3", "endpoint": "http://ams3.spaces.test", "path_style": False},
+        "offsite": {
+            "bucket": "o",
+            "lease_bucket": "l",
+            "region": "us-east-2",
+            "endpoint": "http://198.18.0.20",
+            "path_style": True,
+        },
+        "cloud": {"api": "http://198.18.0.10"},
+        "checks": {"service": "check-0"},
+        "targets": {"rto_target_s": 600, "rto_max_s": 1800, "rpo_target_s": 0, "rpo_max_s": 60},
+        "policy": {"lease_ttl_s": 30, "lease_margin_s": 5, "fence_required": ["power-off"], "max_lag_s": 60},
+    }
+
+
+class FakeClock:
+    """Time passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def utc(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.now)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+
+
+@dataclass
+class HostState:
+    """What is on a host's disk, and whether it answers."""
+
+    role: str = "none"
+    epoch: int | None = None
+    finalized: int | None = None
+    lag_s: float | None = 0.3
+    stalled: bool = False
+    reachable: bool = True
+    following: bool = False
+
+
+@dataclass
+class World:
+    """Everything outside the operator's process."""
+
+    root: Path
+    crash_after: int | None = None
+    inventory: Inventory = field(default_factory=lambda: Inventory.from_json(inventory_json()))
+    lease: Lease | None = field(
+        default_factory=lambda: Lease("genesis", OLD, 1, 30, 5, 9, f"agent:{OLD}", ""),
+    )
+    power: dict[str, PowerState] = field(default_factory=lambda: {"1": "active", "2": "active"})
+    keys: set[str] = field(default_factory=lambda: {"VK1", "VK2"})
+    address: str = "198.18.1.10"
+    hosts: dict[str, HostState] = field(
+        default_factory=lambda: {
+            OLD: HostState("primary", 1),
+            NEW: HostState("standby", 1, following=True),
+        }
+    )
+    actions: Counter[str] = field(default_factory=Counter)
+    vault: dict[str, bytes] = field(default_factory=dict)
+    down: set[str] = field(default_factory=set)  # doors that don't answer: "cloud", "lease", "vault"
+    asked: list[str] = field(default_factory=list)  # every host that was spoken to
+    bad_data: bool = False
+    fence_waived: bool = False
+    clock: FakeClock = field(default_factory=FakeClock)
+
+    def act(self, name: str, effect: Callable[[], None]) -> None:
+        effect()
+        self.actions[name] += 1
+        if self.crash_after is not None and sum(self.actions.values()) == self.crash_after:
+            raise Killed(name)
+
+    def check(self, door: str) -> None:
+        if door in self.down:
+            raise Unavailable(f"{door} is down")
+
+    def fenced(self, new: str) -> bool:
+        """Judged by the world itself, not by what a probe said."""
+        old = self.inventory.other(new)
+        off = self.power.get(old.droplet_id, "absent") != "active"
+        return off or self.clock.now >= self.inventory.policy.self_fence_s or self.fence_waived
+
+    def process(self) -> Site:
+        """A new operator's process: fresh doors onto the same world."""
+        return Site(
+            root=self.root,
+            loaded=Loaded(self.inventory, "the test"),
+            hosts=FakeHosts(self),
+            cloud=FakeCloud(self),
+            leases=FakeLeases(self),
+            vault=FakeVault(self),
+            outside=FakeOutside(self),
+            clock=self.clock,
+            out=io.StringIO(),
+        )
+
+
+class FakeOutside(Outside):
+    """Sees what a stranger would: the record, and whether that host serves."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__("trade.genesis.test", resolve=lambda name: [world.address])
+        self._world = world
+
+    def round_trips(self, service: Service) -> Finding:
+        assert service.name == "genesis"
+        for host in self._world.inventory.hosts:
+            state = self._world.hosts[host.name]
+            if host.address == self._world.address and state.role == "primary" and state.reachable:
+                return Finding.passed(f"through {host.name}")
+        return Finding.failed("nobody answers")
+
+    answers = round_trips
+
+
+class FakeCloud:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def power_state(self, droplet_id: str) -> PowerState:
+        self._world.check("cloud")
+        return self._world.power.get(droplet_id, "absent")
+
+    def power_off(self, droplet_id: str) -> None:
+        self._world.check("cloud")
+        self._world.act("power-off", lambda: self._world.power.update({droplet_id: "off"}))
+
+    def power_on(self, droplet_id: str) -> None:
+        self._world.check("cloud")
+        self._world.act("power-on", lambda: self._world.power.update({droplet_id: "active"}))
+
+    def droplet_id(self, name: str) -> str | None:
+        self._world.check("cloud")
+        known = self._world.inventory.host(name).droplet_id
+        return known if known in self._world.power else next((i for i in self._world.power if i not in "12"), None)
+
+    def record(self, record: Record) -> RecordValue:
+        self._world.check("cloud")
+        return RecordValue(self._world.address, 30)
+
+    def set_record(self, record: Record, address: str) -> None:
+        self._world.check("cloud")
+        self._world.act("record", lambda: setattr(self._world, "address", address))
+
+    def has_spaces_key(self, access_key: str) -> bool:
+        self._world.check("cloud")
+        return access_key in self._world.keys
+
+    def delete_spaces_key(self, access_key: str) -> None:
+        self._world.check("cloud")
+        self._world.act("key", lambda: self._world.keys.discard(access_key))
+
+    def uptime(self, check_id: str) -> Mapping[str, str]:
+        self._world.check("cloud")
+        return {"eu_west": "UP"}
+
+
+class FakeLeases:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def read(self) -> Lease | None:
+        self._world.check("lease")
+        return self._world.lease
+
+    def depose(self, holder: str, over: Lease, run_id: str) -> Lease:
+        self._world.check("lease")
+        now = self._world.lease
+        if now is None or now.epoch != over.epoch:
+            raise Refused("another epoch came between")
+        taken = replace(now, holder=holder, epoch=now.epoch + 1, renewal=0, taken_by="operator:test", run_id=run_id)
+        self._world.act("lease", lambda: setattr(self._world, "lease", taken))
+        return taken
+
+
+class FakeVault:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def put(self, key: str, body: bytes) -> None:
+        self._world.check("vault")
+        self._world.vault[key] = body
+
+    def key_refused(self, host: Host) -> bool:
+        self._world.check("vault")
+        return host.vault_key is not None and host.vault_key.access_key not in self._world.keys
+
+
+class FakeHosts:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __getitem__(self, name: str) -> FakeRemote:
+        return FakeRemote(self._world, name)
+
+    def warm(self, name: str) -> Future[None]:
+        return Future()
+
+    def each(self, names: Iterable[str], job: Callable[[Any], T]) -> dict[str, T | LifelineError]:
+        answers: dict[str, T | LifelineError] = {}
+        for name in names:
+            try:
+                answers[name] = job(self[name])
+            except LifelineError as error:
+                answers[name] = error
+        return answers
+
+    def close(self) -> None:
+        pass
+
+
+class FakeRemote:
+    """A host whose verbs do to HostState what the real ones do to the host."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self._world = world
+        self._name = name
+
+    @property
+    def host(self) -> Host:
+        return self._world.inventory.host(self._name)
+
+    @property
+    def _state(self) -> HostState:
+        self._world.asked.append(self._name)
+        state = self._world.hosts[self._name]
+        if not state.reachable or self._world.power.get(self.host.droplet_id) != "active":
+            raise Unavailable(f"{self._name} can't be reached")
+        return state
+
+    def run(
+        self, argv: Sequence[str], *, input: bytes | None = None, timeout: float = 60.0, check: bool = True
+    ) -> Result:
+        assert self._state
+        assert argv[-1] == "/etc/lifeline/service.toml"
+        return Result(tuple(argv), 0, SERVICE_TOML.encode(), b"")
+
+    def put(self, local: Path, remote: str, progress: Progress | None = None) -> None:
+        raise NotImplementedError
+
+    def get(self, remote: str, local: Path, progress: Progress | None = None) -> None:
+        raise NotImplementedError
+
+    def verb(self, verb: str, *args: str, timeout: float = 60.0) -> dict[str, Any]:
+        state = self._state
+        epoch = int(args[1]) if args[:1] == ("--epoch",) else 0
+        answer: dict[str, Any] = getattr(self, "_" + verb.replace("-", "_"))(state, epoch)
+        return json.loads(json.dumps(answer))  # type: ignore[no-any-return]
+
+    def _observe(self, state: HostState, _: int) -> dict[str, Any]:
+        primary = state.role == "primary"
+        return {
+            "host": self._name,
+            "role": state.role,
+            "epoch": state.epoch,
+            "bundle": "d1",
+            "finalized": state.finalized,
+            "service": {"running": primary, "healthy": primary},
+            "databases": [{"name": "trades", "exists": True, "txid": 7, "lag_s": state.lag_s}],
+            "litestream": {"running": primary, "last_sync_at": "2026-01-01T00:00:00Z" if primary else None},
+            "follower": {"running": state.following, "stalled": state.stalled},
+            "agent": {"running": True, "lease_age_s": 1.0},
+        }
+
+    def _finalize(self, state: HostState, epoch: int) -> dict[str, Any]:
+        def effect() -> None:
+            state.finalized, state.role, state.following = epoch, "none", False
+
+        self._world.act("finalize", effect)
+        return {"changed": True, "epoch": epoch, "databases": [{"name": "trades", "txid": 9, "method": "follower"}]}
+
+    def _verify(self, state: HostState, _: int) -> dict[str, Any]:
+        if self._world.bad_data:
+            raise DataBad("invariant broken: debits equal credits")
+        return {"verdict": "PASS", "seconds": 0.1, "checks": [{"name": "integrity", "verdict": "PASS", "detail": ""}]}
+
+    def _start_primary(self, state: HostState, epoch: int) -> dict[str, Any]:
+        if state.finalized != epoch - 1:
+            raise StepFailed("not final")
+        lease = self._world.lease
+        assert lease is not None and (lease.holder, lease.epoch) == (self._name, epoch), "started without the lease"
+        assert self._world.fenced(self._name), "started before the old primary was fenced"
+
+        def effect() -> None:
+            state.role, state.epoch, state.finalized = "primary", epoch, None
+
+        self._world.act("start-primary", effect)
+        return {"changed": True, "role": "primary", "epoch": epoch, "healthy": True, "replicating": True}
+
+    def _start_standby(self, state: HostState, epoch: int) -> dict[str, Any]:
+        def effect() -> None:
+            state.role, state.epoch, state.following = "standby", epoch, True
+
+        self._world.act("start-standby", effect)
+        return {"changed": True, "role": "standby", "epoch": epoch, "following": True}
