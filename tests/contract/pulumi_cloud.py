@@ -207,7 +207,7 @@ def loopback_cloud(directory: Path) -> Iterator[dict[str, str]]:
             "http_proxy": spaces.endpoint,
             "no_proxy": "127.0.0.1,localhost",
             "PULUMI_BACKEND_URL": f"file://{directory / 'state'}",
-            "PULUMI_CONFIG_PASSPHRASE": "test",
+            "PULUMI_CONFIG_PASSPHRASE": "lifeline-lab",  # fits the salt in the stack file
             "PULUMI_HOME": str(directory / "pulumi-home"),
             "PULUMI_SKIP_UPDATE_CHECK": "1",
             "PULUMI_STACK": "lab",
