@@ -136,8 +136,18 @@ class LabConfig:
 
     @property
     def passphrase_file(self) -> Path:
-        """Pulumi's and the sealed inventory's passphrase."""
+        """What seals the inventory in the vault."""
         return self.state / "operator" / "passphrase"
+
+    @property
+    def pulumi_passphrase_file(self) -> Path:
+        """Fits the salt in stacks/Pulumi.lab.yaml (see lab.shell)."""
+        return self.state / "operator" / "pulumi-passphrase"
+
+    @property
+    def seed_file(self) -> Path:
+        """The stack's secret `seed`: 64 hexadecimal digits. Kept out of the stack file, which is in the checkout."""
+        return self.state / "operator" / "seed"
 
     @property
     def pulumi_backend(self) -> Path:

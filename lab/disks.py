@@ -13,6 +13,8 @@ from lab import config
 from lab.network import run
 from lab.ports import MachineSpec
 
+MOUNT_NAME = "lifeline-lab"  # the first column of /proc/mounts: finds a disk whose state folder was deleted
+
 # cloud-init runs as on a droplet: keys go to root, the network is there already, and no default user is made.
 _CLOUD_CONFIG = """\
 # What DigitalOcean's images set; the datasource is read from a seed because a container has no DMI tables.
@@ -31,7 +33,7 @@ def mount(image: Path, disk: Path, root: Path) -> None:
     for folder in (disk / "upper", disk / "work", root):
         folder.mkdir(parents=True, exist_ok=True)
     options = f"lowerdir={image},upperdir={disk / 'upper'},workdir={disk / 'work'}"
-    run(["mount", "-t", "overlay", "overlay", "-o", options, str(root)])
+    run(["mount", "-t", "overlay", MOUNT_NAME, "-o", options, str(root)])
 
 
 def unmount(root: Path) -> None:
@@ -47,12 +49,21 @@ def is_mounted(where: Path) -> bool:
 
 def mounts_below(folder: Path) -> list[str]:
     """Mount points at or below ``folder``, the deepest first."""
-    found = []
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        where = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), line.split()[1])
-        if where == str(folder) or where.startswith(f"{folder}/"):
-            found.append(where)
+    found = [where for _, where in _mounts() if where == str(folder) or where.startswith(f"{folder}/")]
     return sorted(found, key=len, reverse=True)
+
+
+def all_mounts() -> list[str]:
+    """Mount points of every droplet's disk, of whatever lab."""
+    return [where for name, where in _mounts() if name == MOUNT_NAME]
+
+
+def _mounts() -> list[tuple[str, str]]:
+    def unescape(text: str) -> str:
+        return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), text)
+
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [(unescape(name), unescape(where)) for name, where, *_ in map(str.split, lines)]
 
 
 def prepare(root: Path, spec: MachineSpec) -> None:

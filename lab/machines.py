@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
@@ -28,13 +28,13 @@ _NSPAWN_ENV = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "PATH": "/usr/sbin:/usr/
 
 
 class NspawnMachines:
-    """Implements :class:`lab.ports.Machines`. ``state`` is the lab's folder, ``image`` gives the unpacked base."""
+    """Implements :class:`lab.ports.Machines`. ``state`` is the lab's folder, ``image`` the unpacked base image."""
 
-    def __init__(self, state: Path, image: Callable[[], Path]) -> None:
-        self._machines = state / "machines"
-        self._snapshots = state / "snapshots"
-        self._logs = state / "logs"
-        self._image = image
+    def __init__(self, state: Path | str, image: Path | str) -> None:
+        self._machines = Path(state) / "machines"
+        self._snapshots = Path(state) / "snapshots"
+        self._logs = Path(state) / "logs"
+        self._image = Path(image)
 
     # --- the port ----------------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class NspawnMachines:
             if not source.is_dir():
                 raise RuntimeError(f"no such snapshot: {source.name}")
             disks.copy(source, self._disk(spec.id) / "upper")
-        disks.mount(self._image(), self._disk(spec.id), self.root(spec.id))
+        disks.mount(self._image, self._disk(spec.id), self.root(spec.id))
         disks.prepare(self.root(spec.id), spec)
         marker.touch()
 
@@ -193,7 +193,7 @@ class NspawnMachines:
         group.remove()  # an earlier boot's, with its limits and frozen state
         spec = self.spec(droplet_id)
         self._prepare_disk(spec)
-        disks.mount(self._image(), self._disk(droplet_id), self.root(droplet_id))
+        disks.mount(self._image, self._disk(droplet_id), self.root(droplet_id))
         network.attach(droplet_id, spec.interfaces)
         firewall.apply(droplet_id, spec.firewall)
         console = self.console(droplet_id)

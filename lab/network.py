@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import ipaddress
 import json
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ _BRIDGE_SETTINGS = {"ipv6/conf/{0}/disable_ipv6": "1", "ipv4/conf/{0}/forwarding
 
 # What the lab's services and the operator answer to. The first address of a bridge is its gateway.
 BRIDGES: dict[str, tuple[str, ...]] = {
+    config.WORLD_BRIDGE: (config.OPERATOR_ADDRESS, *config.EXCHANGE_ADDRESSES, config.CLIENT_ADDRESS),
     config.CLOUD_BRIDGE: (
         "198.18.0.1",
         config.API_ADDRESS,
@@ -31,7 +31,6 @@ BRIDGES: dict[str, tuple[str, ...]] = {
         config.DNS_ADDRESS,
         config.PROXY_ADDRESS,
     ),
-    config.WORLD_BRIDGE: (config.OPERATOR_ADDRESS, *config.EXCHANGE_ADDRESSES, config.CLIENT_ADDRESS),
     **{region.bridge: (region.gateway, region.spaces) for region in config.REGIONS.values()},
 }
 
@@ -89,7 +88,11 @@ def up() -> None:
         if bridge not in existing:
             add_bridge(bridge)
         ip_batch(f"addr replace {address}/24 dev {bridge}" for address in addresses)
-    # From the operator's shell a droplet sees the operator, not its own region's gateway: partitions tell them apart.
+        # Whatever on this machine doesn't choose its own address is the operator, for droplets (below) and for the
+        # lab's services: firewalls and partitions can tell it from a region's gateway or from the service itself.
+        if bridge != config.WORLD_BRIDGE:
+            local = f"dev {bridge} table local proto kernel scope host src {config.OPERATOR_ADDRESS}"
+            ip_batch(f"route replace local {address} {local}" for address in addresses)
     ip_batch(
         f"route replace {region.subnet} dev {region.bridge} src {config.OPERATOR_ADDRESS}"
         for region in config.REGIONS.values()
@@ -118,6 +121,32 @@ def add_bridge(name: str) -> None:
     ip_batch([f"link add {name} type bridge forward_delay 0", f"link set {name} up"])
     for setting, value in _BRIDGE_SETTINGS.items():
         Path("/proc/sys/net", setting.format(name)).write_text(value)
+
+
+def partitions() -> list[str]:
+    """Names of the cuts in force."""
+    if not table_exists(TABLE):
+        return []
+    return list(dict.fromkeys(name for name, _ in _partition_rules()))
+
+
+def add_partition(name: str, matches: Sequence[str]) -> None:
+    """Drop what matches any of the nft expressions, in one transaction."""
+    rules = [f'add rule inet {TABLE} partitions {match} drop comment "{name}"' for match in matches]
+    run(["nft", "-f", "-"], stdin="\n".join(rules) + "\n")
+
+
+def remove_partition(name: str) -> None:
+    handles = [handle for known, handle in _partition_rules() if known == name]
+    rules = [f"delete rule inet {TABLE} partitions handle {handle}" for handle in handles]
+    run(["nft", "-f", "-"], stdin="\n".join(rules) + "\n")
+
+
+def _partition_rules() -> list[tuple[str, int]]:
+    """(comment, handle) of every rule in the chain: the kernel is the only place that remembers."""
+    listing = json.loads(run(["nft", "-j", "list", "chain", "inet", TABLE, "partitions"]))
+    rules = [item["rule"] for item in listing["nftables"] if "rule" in item]
+    return [(rule.get("comment", ""), rule["handle"]) for rule in rules]
 
 
 # --- one droplet -----------------------------------------------------------------------------------------------------
@@ -208,7 +237,3 @@ def _remove_idle_bridges() -> None:
         ports = Path("/sys/class/net", name, "brif")
         if name not in BRIDGES and ports.is_dir() and not any(ports.iterdir()):
             subprocess.run(["ip", "link", "delete", name], capture_output=True, check=False)
-
-
-def in_lab(address: str) -> bool:
-    return ipaddress.ip_address(address) in ipaddress.ip_network(config.LAB_NET)

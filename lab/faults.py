@@ -1,0 +1,180 @@
+"""What can go wrong, one function a fault. Each is what happens in life, not a request to anybody's API.
+
+python -m lab.faults                    # what there is
+python -m lab.faults cut_region nyc3 aws
+python -m lab.faults heal
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+
+from lab import config, network
+from lab.config import LabConfig
+from lab.machines import NspawnMachines, group_of
+from lab.processes import Group
+from lifeline.errors import BadInput
+from toolchain import image
+
+# Everything a region can be cut off from, beside the other regions. A place is a set of addresses.
+PLACES: dict[str, str] = {
+    "api": config.API_ADDRESS,
+    "aws": f"{config.AWS_S3_ADDRESS}, {config.AWS_IAM_ADDRESS}",
+    "dns": config.DNS_ADDRESS,
+    "spaces": ", ".join(region.spaces for region in config.REGIONS.values()),
+    "operator": f"{config.OPERATOR_ADDRESS}, {config.PROXY_ADDRESS}",
+    "world": "198.18.100.2-198.18.100.254",
+    **{slug: region.subnet for slug, region in config.REGIONS.items()},
+}
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+def cut_region(region: str, from_: str = "everything") -> None:
+    """Drop every packet between a region and another place; connections hang, as when a cable is cut.
+
+    ``from_``: another region, api, aws, dns, spaces (of all regions), world, operator, or everything else.
+    """
+    here = _region(region).subnet
+    name = f"{region} from {from_}"
+    if name in network.partitions():
+        return
+    if from_ == "everything":
+        pairs = [f"ip saddr {here} ip daddr != {here}", f"ip daddr {here} ip saddr != {here}"]
+    else:
+        there = f"{{ {_place(from_)} }}"
+        pairs = [f"ip saddr {here} ip daddr {there}", f"ip daddr {here} ip saddr {there}"]
+    network.add_partition(name, pairs)
+
+
+def heal(region: str = "", from_: str = "") -> None:
+    """Undo one cut, all cuts of a region, or all cuts."""
+    for name in network.partitions():
+        cut, _, place = name.partition(" from ")
+        if region in ("", cut) and from_ in ("", place):
+            network.remove_partition(name)
+
+
+# --- droplets --------------------------------------------------------------------------------------------------------
+
+
+def power_cut(droplet: str) -> None:
+    """The plug is pulled: all processes die at once, nothing is flushed. The cloud's API shows "off"."""
+    machines, droplet_id = _droplet(droplet)
+    machines.power_off(droplet_id)
+
+
+def power_back(droplet: str) -> None:
+    """The plug is put back: a zombie boots from the disk as it was."""
+    machines, droplet_id = _droplet(droplet)
+    machines.power_on(droplet_id)
+
+
+def freeze(droplet: str) -> None:
+    """Every process stops where it is (a hypervisor's pause). The network takes packets; the API says active."""
+    Group(group_of(_droplet(droplet)[1])).freeze(True)
+
+
+def thaw(droplet: str) -> None:
+    """Let a frozen droplet go on, with no idea that time has passed."""
+    Group(group_of(_droplet(droplet)[1])).freeze(False)
+
+
+# --- services of the clouds ------------------------------------------------------------------------------------------
+
+
+def service_down(name: str) -> None:
+    """Kill a service: api, aws, store-aws, dns, proxy, store-nyc3 … Connections are refused until `fab lab.up`."""
+    _service(name).kill()
+
+
+def service_hang(name: str) -> None:
+    """Stop a service where it is: connections are accepted and never answered."""
+    _service(name).freeze(True)
+
+
+def service_resume(name: str) -> None:
+    """End `service_hang`."""
+    _service(name).freeze(False)
+
+
+def api_down() -> None:
+    """DigitalOcean's control plane is gone; droplets, Spaces and DNS go on."""
+    service_down("api")
+
+
+def spaces_down(region: str) -> None:
+    """A region's Spaces are gone."""
+    service_down(f"store-{_region(region).slug}")
+
+
+def aws_down() -> None:
+    """AWS S3 is gone, and with it the lease."""
+    service_down("store-aws")
+
+
+def dns_down() -> None:
+    """Nobody answers for the domain any more."""
+    service_down("dns")
+
+
+# --- how -------------------------------------------------------------------------------------------------------------
+
+
+def _region(slug: str) -> config.Region:
+    if slug not in config.REGIONS:
+        raise BadInput(f"no region {slug!r} in the lab", hint=f"one of {', '.join(config.REGIONS)}")
+    return config.REGIONS[slug]
+
+
+def _place(name: str) -> str:
+    if name not in PLACES:
+        raise BadInput(f"a region can't be cut off from {name!r}", hint=f"one of {', '.join(PLACES)}, everything")
+    return PLACES[name]
+
+
+def _service(name: str) -> Group:
+    group = Group(name)
+    if not group.path.is_dir() or (name.startswith("d") and name[1:].isdigit()):
+        raise BadInput(f"the lab runs no service {name!r}", hint="fab lab.status lists them")
+    return group
+
+
+def _droplet(name: str) -> tuple[NspawnMachines, int]:
+    """By name or by id."""
+    lab = LabConfig.load(config.state_dir() / "lab.json")
+    machines = NspawnMachines(lab.state, image.path())
+    known = {droplet_id: machines.spec(droplet_id).name for droplet_id in machines.ids()}
+    for droplet_id, known_name in known.items():
+        if name in (known_name, str(droplet_id)):
+            return machines, droplet_id
+    raise BadInput(f"no droplet {name!r} in the lab", hint=f"one of {', '.join(known.values()) or 'none: pulumi up'}")
+
+
+def all_faults() -> dict[str, Callable[..., None]]:
+    """Every fault by its name."""
+    here = sys.modules[__name__]
+    public = {
+        name: value for name, value in vars(here).items() if not name.startswith("_") and inspect.isfunction(value)
+    }
+    return {name: f for name, f in public.items() if f.__module__ == __name__ and name not in ("all_faults", "main")}
+
+
+def main(argv: list[str]) -> int:
+    """Inject one fault from the command line."""
+    faults = all_faults()
+    if not argv or argv[0] not in faults:
+        for name, fault in faults.items():
+            print(f"{name}{inspect.signature(fault)}\n    {(fault.__doc__ or '').splitlines()[0]}")
+        return 0 if not argv else BadInput.exit_code
+    faults[argv[0]](*argv[1:])
+    print(json.dumps({"fault": argv[0], "arguments": argv[1:]}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
