@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from lifeline.errors import LifelineError
 from toolchain import apt, image, pulumi, venv, wheels
@@ -24,16 +25,12 @@ def status() -> None:
         print(f"{name:9} {found}")
 
 
-def say_path(ensure: Callable[[], object]) -> Callable[[], None]:
-    return lambda: print(ensure())
-
-
-PARTS: dict[str, Callable[[], None]] = {
-    "venv": say_path(venv.ensure),
+PARTS: dict[str, Callable[[], Path | None]] = {
+    "venv": venv.ensure,
     "packages": apt.ensure,
-    "pulumi": say_path(pulumi.ensure),
-    "image": say_path(image.ensure),
-    "wheels": say_path(wheels.ensure),
+    "pulumi": pulumi.ensure,
+    "image": image.ensure,
+    "wheels": wheels.ensure,
     "status": status,
 }
 
@@ -41,9 +38,12 @@ PARTS: dict[str, Callable[[], None]] = {
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="toolchain", description=__doc__)
     parser.add_argument("part", choices=sorted(PARTS), nargs="+")
+    parts = parser.parse_args(argv).part
     try:
-        for part in parser.parse_args(argv).part:
-            PARTS[part]()
+        for part in parts:
+            path = PARTS[part]()
+            if path and len(parts) == 1:  # someone asked where it is; of a whole setup nobody wants to read that
+                print(path)
     except LifelineError as error:
         print(f"toolchain: {error}", file=sys.stderr)
         return error.exit_code

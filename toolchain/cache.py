@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lifeline.errors import Unavailable
 from toolchain.progress import say
 
 PARTIAL = ".partial-"
@@ -65,6 +67,15 @@ def make_once(target: Path, make: Callable[[Path], None]) -> Path:
             remove_tree(partial)
             raise
     return target
+
+
+def require_space(gib: float, what: str) -> None:
+    """Raise Unavailable when the cache's disk has less than ``gib`` free: now, not after four minutes."""
+    root().mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(root()).free / 2**30
+    if free < gib:
+        hint = "free some, or set XDG_CACHE_HOME to a folder on a larger disk"
+        raise Unavailable(f"{what} takes {gib:g} GiB of disk; {root()} has {free:.1f}", hint=hint)
 
 
 def remove_tree(folder: Path) -> None:

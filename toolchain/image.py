@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,9 +69,15 @@ def ensure() -> Path:
     """The image, bootstrapped if it isn't in the cache (about a minute and a half, once; needs root)."""
     if path().is_dir():
         return path()
+    if platform.machine() != "x86_64":
+        raise Unavailable(
+            f"the lab's droplets are x86-64, as DigitalOcean's are; this machine is {platform.machine()}",
+            hint="run the lab on an x86-64 machine; make check runs everywhere",
+        )
     if os.geteuid() != 0:
         raise Unavailable("the lab's base image can only be made by root", hint="sudo make lab-image")
     apt.require("mmdebstrap")
+    cache.require_space(1.5, "the base image")
     say(f"bootstrapping Debian 13 for the lab's droplets: about {EXPECTED_S} s, once; kept in {path()}")
     return cache.make_once(path(), _bootstrap)
 

@@ -16,7 +16,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 VENV = PROJECT / ".venv"
 LOCK = PROJECT / "requirements.lock"
 MINIMUM = (3, 11)
-EXPECTED_S = 90
+EXPECTED_S = 40
 DEADLINE_S = 1200
 
 

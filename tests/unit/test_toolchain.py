@@ -101,6 +101,11 @@ cache.make_once(Path(sys.argv[1]), make)
         cache.remove_tree(tmp_path / "mod")
         assert not (tmp_path / "mod").exists()
 
+    def test_too_little_disk_is_said_at_once(self) -> None:
+        cache.require_space(0.0, "nothing")
+        with pytest.raises(Unavailable, match=r"takes 1e\+09 GiB"):
+            cache.require_space(1e9, "the moon")
+
     def test_honours_xdg(self, cache_home: Path) -> None:
         assert cache.root() == cache_home / "lifeline"
         for path in (pulumi.path(), image.path(), wheels.path()):
@@ -324,6 +329,13 @@ class TestLocks:
 
 
 class TestCommandLine:
+    def test_says_where_one_part_is(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setitem(PARTS, "image", lambda: Path("/there"))
+        assert main(["image"]) == 0
+        assert capsys.readouterr().out == "/there\n"
+        assert main(["image", "image"]) == 0
+        assert capsys.readouterr().out == ""
+
     def test_an_error_is_shown_with_its_code(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
