@@ -43,7 +43,6 @@ class Leases(Protocol):
     """What the agent needs of the lease store. Both calls have short deadlines of their own, and raise
     LifelineError."""
 
-    def read(self) -> Lease | None: ...
     def renew(self, holder: str, epoch: int) -> Lease:
         """Renew if the lease is `holder`'s for `epoch`; returns the lease as it then is, somebody else's if it is."""
 

@@ -6,21 +6,83 @@ restic.password in /etc/lifeline.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pwd
+import shutil
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from lifeline import proc
+from lifeline.errors import BadInput
 from lifeline.layout import Config, Layout, load_config, read_role, write_file
 from lifeline.service import Service
 from lifeline.supervisor import Program, Supervisor, render
 
+SHIPPED = ("inventory.json", "host.json", "service.env", "restic.password")
+RELEASES_KEPT = 2
 CRON = """# Written by lifeline-host apply. On a standby `backup` says so and does nothing.
 0 2 * * * root {host} backup --full >>/var/log/lifeline-backup.log 2>&1
 0 6,10,14,18,22 * * * root {host} backup >>/var/log/lifeline-backup.log 2>&1
 """
 # /run is empty after a boot.
 TMPFILES = "d /run/lifeline 0755 root root\n"
+
+
+def read_shipped(body: bytes) -> dict[str, str]:
+    """What provisioning sends on stdin: `{"files": {name: text}}`. BadInput for anything else."""
+    try:
+        files = json.loads(body)["files"]
+    except (ValueError, KeyError, TypeError):
+        raise BadInput('expected {"files": {name: text}} on stdin') from None
+    if (
+        not isinstance(files, dict)
+        or set(files) != set(SHIPPED)
+        or not all(isinstance(text, str) for text in files.values())
+    ):
+        raise BadInput(f"expected exactly these files: {', '.join(SHIPPED)}")
+    return files
+
+
+def differing(layout: Layout, shipped: Mapping[str, str]) -> list[str]:
+    """What `configure` would change: files that differ, and a configuration that was never applied to the end."""
+    found = [str(layout.etc / name) for name, text in sorted(shipped.items()) if _text(layout.etc / name) != text]
+    if not found and _text(layout.state / "applied") != _applied_mark(shipped):
+        found.append("the configuration was not applied to its end")
+    return found
+
+
+def configure(layout: Layout, supervisor: Supervisor, shipped: Mapping[str, str]) -> list[str]:
+    """Write the shipped files (0600), apply them, prune old releases; returns what changed."""
+    layout.etc.mkdir(parents=True, exist_ok=True, mode=0o700)
+    changed = [str(layout.etc / name) for name, text in sorted(shipped.items()) if write_file(layout.etc / name, text)]
+    changed += apply(layout, supervisor)
+    _prune_releases(layout)
+    write_file(layout.state / "applied", _applied_mark(shipped))
+    return changed
+
+
+def _applied_mark(shipped: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(shipped, sort_keys=True).encode()).hexdigest()
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None
+
+
+def _prune_releases(layout: Layout) -> None:
+    """The one in use and the one before it stay."""
+    releases = layout.opt / "releases"
+    if not releases.is_dir():
+        return
+    current = layout.current.resolve()
+    others = sorted((path for path in releases.iterdir() if path != current), key=lambda path: path.stat().st_ctime)
+    for path in others[: max(0, len(others) - (RELEASES_KEPT - 1))]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def apply(layout: Layout, supervisor: Supervisor) -> list[str]:
@@ -77,8 +139,6 @@ def follower_programs(service: Service) -> dict[str, str]:
 
 def _digest(path: Path) -> str:
     # Never the content: supervisor shows a program's environment to whoever asks it.
-    import hashlib
-
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError:

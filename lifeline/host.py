@@ -14,10 +14,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lifeline import data, roles, verify
-from lifeline.apply import apply, follower_programs
+from lifeline.apply import apply, configure, differing, follower_programs, read_shipped
 from lifeline.errors import BadInput, DataBad, LifelineError, Refused, Unproven
 from lifeline.layout import Config, Layout, load_config
 from lifeline.model import Verdict
@@ -76,6 +77,11 @@ def parser() -> argparse.ArgumentParser:
 
     verb("observe", _observe, "what can be seen from this host")
     verb("apply", _apply, "configuration from the shipped files")
+    configure = verb(
+        "configure", _configure, "take the shipped files from stdin, and apply them (provisioning calls this)"
+    )
+    configure.add_argument("--check", action="store_true", help="only say what would change")
+    verb("warm", _warm, "compile what will be imported (provisioning calls this)")
     stop = verb(
         "stop-service", _stop_service, "stop the service, bring its last transactions into the vault, stop Litestream"
     )
@@ -143,6 +149,25 @@ def _observe(layout: Layout, _: argparse.Namespace) -> Answer:
 def _apply(layout: Layout, _: argparse.Namespace) -> Answer:
     with _changing(layout):
         return {"changed": apply(layout, _supervisor(layout))}
+
+
+def _configure(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    shipped = read_shipped(sys.stdin.buffer.read())
+    if arguments.check:
+        return {"changed": differing(layout, shipped)}
+    with _changing(layout):
+        return {"changed": configure(layout, _supervisor(layout), shipped)}
+
+
+def _warm(layout: Layout, _: argparse.Namespace) -> Answer:
+    import compileall
+
+    from lifeline import agent, agent_http, backups, host_run, host_stores, observe
+
+    modules = (agent, agent_http, backups, host_run, host_stores, observe)
+    release = Path(sys.prefix).parent
+    compiled = compileall.compile_dir(release / "service", quiet=2)
+    return {"changed": bool(compiled), "modules": [module.__name__ for module in modules]}
 
 
 def _stop_service(layout: Layout, arguments: argparse.Namespace) -> Answer:

@@ -30,18 +30,21 @@ def observe(config: Config) -> dict[str, Any]:
     states = _states(layout.supervisor_socket)
     agent = roles.ask_agent(layout.agent_socket, "GET", "/status", timeout=QUICK_S)
     watched = (agent or {}).get("databases") or {}
-    service_running = _running(states, config.service.name)
+    healthy = (
+        roles.probe_health(f"http://127.0.0.1:{config.service.port}{config.service.health}", timeout=QUICK_S) == ""
+    )
     followers = list(follower_programs(config.service))
     return {
         **{"host": config.name, "role": role.role, "epoch": role.epoch or None, "bundle": config.release or None},
         **{"finalized": data.finalized, "live_epoch": data.live_epoch},
-        "service": {"running": service_running, "healthy": _healthy(config, service_running)},
+        # Whatever supervisor says or doesn't: a service that answers runs.
+        "service": {"running": healthy or _running(states, config.service.name), "healthy": healthy},
         "databases": [
             _database(config, role, database, watched.get(database.name) or {}) for database in config.service.databases
         ],
         "litestream": {"running": _running(states, "litestream"), "last_sync_at": _last_sync(config, states)},
         "follower": {
-            "running": None if states is None else all(_running(states, name) for name in followers),
+            "running": all(_running(states, name) for name in followers),
             "stalled": any(found.get("stalled") for found in watched.values())
             if role.role == "standby" and watched
             else None,
@@ -62,16 +65,8 @@ def _states(socket: Path) -> dict[str, State] | None:
         return None
 
 
-def _running(states: dict[str, State] | None, name: str) -> bool | None:
-    if states is None:
-        return None
-    return name in states and states[name].running
-
-
-def _healthy(config: Config, running: bool | None) -> bool | None:
-    if not running:
-        return None if running is None else False
-    return roles.probe_health(f"http://127.0.0.1:{config.service.port}{config.service.health}", timeout=QUICK_S) == ""
+def _running(states: dict[str, State] | None, name: str) -> bool:
+    return states is not None and name in states and states[name].running
 
 
 def _database(config: Config, role: RoleFile, database: Database, watched: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ ROOMS = ("lifeline", "runbooks", "lab", "infra", "services", "toolchain")
 # Which rooms a room may import besides itself. `infra` and `toolchain` are narrower still: see below.
 DIRECTIONS: dict[str, set[str]] = {
     "fabfile": {"runbooks", "lifeline", "lab"},
-    "runbooks": {"lifeline"},
+    "runbooks": {"lifeline", "toolchain"},  # provisioning ships the wheelhouse that the toolchain fetched
     "lifeline": set(),
     "lab": {"runbooks", "lifeline", "toolchain", "infra", "services"},
     "infra": {"lifeline"},

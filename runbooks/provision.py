@@ -1,0 +1,360 @@
+"""Provision: hosts that exist become a primary and a standby. Idempotent and resumable: every step looks before it
+acts.
+
+Ships a bundle and the host's own configuration to both hosts at once; the lease says who is primary, and when nobody
+ever held it, the
+home primary takes epoch 1. It recovers nothing: a holder of the lease without its data is a case for failover or
+restore.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lifeline import inventory as inventories
+from lifeline.errors import BadConfig, LifelineError, Refused, StepFailed, Unavailable
+from lifeline.hosts import HOST_TOOL, Remote, read_answer
+from lifeline.lease import Claim, Leases
+from lifeline.model import Finding, Host, Observation
+from lifeline.runbook import Outcome, Runbook, Step
+from lifeline.sealing import seal, unseal
+from lifeline.store import Store, find, upload_file
+from lifeline.vault import key_from_environment, open_store
+from runbooks.bundle import RELEASES, Bundle, ensure
+from runbooks.site import Site
+
+T = TypeVar("T")
+NAME = "provision"
+CURRENT = "/opt/lifeline/current"
+READY_S = 900.0  # a fresh droplet installs packages
+SHIP_S = 600.0
+CONFIGURE_S = 120.0
+ROLE_S = 900.0
+
+
+def provision(
+    site: Site, *, service: Path | None = None, wheelhouse: Callable[[], Path] | None = None, dry_run: bool = False
+) -> Outcome | None:
+    """Provision both hosts of `site`. `service`: the folder with service.toml, by default services/<name of the
+    service>."""
+    work = Provisioning(site, service or site.root / "services" / site.inventory.service, wheelhouse or _wheelhouse)
+    runbook = Runbook(NAME, work.steps(), summary=work.summary, clock=site.clock, out=site.out)
+    if dry_run:
+        runbook.plan()
+        return None
+    return runbook.run(site.journal(NAME), {"stack": site.inventory.stack}, publish=site.publish)
+
+
+def _wheelhouse() -> Path:
+    from toolchain import wheels
+
+    return wheels.ensure()
+
+
+def passphrase() -> str:
+    """The operator's passphrase: seals the inventory, and is what restic's password is derived from."""
+    name = os.environ.get("LIFELINE_PASSPHRASE_FILE")
+    if not name:
+        raise BadConfig(
+            "LIFELINE_PASSPHRASE_FILE is not set", hint="export LIFELINE_PASSPHRASE_FILE=… (a file of mode 0600)"
+        )
+    try:
+        text = Path(name).read_text().strip()
+    except OSError as error:
+        raise BadConfig(f"{name}: {error.strerror}", hint="check LIFELINE_PASSPHRASE_FILE") from None
+    if not text:
+        raise BadConfig(f"{name} is empty", hint="check LIFELINE_PASSPHRASE_FILE")
+    return text
+
+
+def restic_password(secret: str, stack: str) -> str:
+    """Derived, so that who knows the passphrase can open the snapshots with nothing else left."""
+    derived = hashlib.scrypt(secret.encode(), salt=f"lifeline/restic/{stack}".encode(), n=1 << 14, r=8, p=1, dklen=32)
+    return derived.hex()
+
+
+def shipped_files(site: Site, host: Host, release: str, service: Path, secret: str) -> dict[str, str]:
+    """The files of mode 0600 that a host gets: its inventory with no secrets but its own, its name, the service's
+    environment."""
+    inventory = site.inventory
+    return {
+        "inventory.json": json.dumps(inventory.for_host(host.name), indent=1, sort_keys=True),
+        "host.json": json.dumps({"name": host.name, "release": release}),
+        "service.env": service_env(site.root, inventory.stack, service),
+        "restic.password": restic_password(secret, inventory.stack) + "\n",
+    }
+
+
+def service_env(root: Path, stack: str, service: Path) -> str:
+    """The service's own settings for a stack: the operator's (.lifeline/<stack>/service.env), or those beside
+    service.toml, or none."""
+    for path in (inventories.folder(root, stack) / "service.env", service / f"{stack}.env"):
+        if path.is_file():
+            return path.read_text()
+    return ""
+
+
+@dataclass
+class Provisioning:
+    """The steps' probes and actions. What a probe has seen is kept for the action that follows it."""
+
+    site: Site
+    service: Path
+    wheelhouse: Callable[[], Path]
+    bundle: Bundle | None = None
+    store: Store | None = None
+    leases: Leases | None = None
+    secret: str = ""
+    changed: dict[str, list[str]] = field(default_factory=dict)
+
+    def steps(self) -> list[Step]:
+        return [
+            Step("the bundle is made", self.bundle_made, self.make_bundle, within=120, would="make it"),
+            Step("both hosts are up", self.hosts_ready, within=READY_S, poll=1.0, hint="pulumi up"),
+            Step("both hosts have the bundle", self.shipped, self.ship, within=SHIP_S, would="ship it"),
+            Step(
+                "both hosts are configured", self.configured, self.configure, within=CONFIGURE_S, would="configure them"
+            ),
+            Step("the lease is held", self.lease_held, self.take_lease, would="take epoch 1 for the home primary"),
+            Step("its holder serves", self.primary_serves, self.start_primary, within=ROLE_S, would="start it"),
+            Step(
+                "the other host follows",
+                self.standby_follows,
+                self.start_standby,
+                within=120,
+                would="start the follower",
+            ),
+            Step(
+                "bundle and inventory are in the vault",
+                self.vaulted,
+                self.fill_vault,
+                within=SHIP_S,
+                would="put them there",
+            ),
+        ]
+
+    def summary(self, outcome: Outcome) -> str:
+        """What changed, in one line."""
+        acted = [result.step.name for result in outcome.results if result.acted]
+        lease = self._lease().read().lease
+        holder = lease.holder if lease else "nobody"
+        words = f"changed: {', '.join(acted)}" if acted else "no change"
+        return f"{holder} is primary; {words}; {outcome.seconds:.1f} s. Next: fab status"
+
+    # The bundle
+
+    def bundle_made(self) -> Finding:
+        if self.bundle is None:
+            return Finding.failed("not looked for yet")
+        size = self.bundle.path.stat().st_size
+        return Finding.passed(f"{self.bundle.digest}, {size / 1e6:.0f} MB", digest=self.bundle.digest, bytes=size)
+
+    def make_bundle(self) -> None:
+        self.secret = passphrase()
+        self.bundle = ensure(self.wheelhouse(), self.service)
+
+    # Both hosts at once
+
+    def hosts_ready(self) -> Finding:
+        def ready(remote: Remote) -> bool:
+            paths = ["/var/lib/cloud/instance/boot-finished", "/run/supervisor.sock", "/usr/bin/python3.13"]
+            return remote.run(["sudo", "-n", "ls", *paths], timeout=20, check=False).code == 0
+
+        answers = self._each(ready, patient=True)
+        waiting = {name: str(answer) for name, answer in answers.items() if answer is not True}
+        if waiting:
+            return Finding.failed(f"still booting, or not reachable: {', '.join(waiting)}", hosts=waiting)
+        return Finding.passed("cloud-init is done, supervisor runs")
+
+    def shipped(self) -> Finding:
+        digest = self._bundle().digest
+
+        def current(remote: Remote) -> str:
+            return remote.run(["readlink", CURRENT], timeout=20, check=False).text.strip()
+
+        seen = {name: str(found) for name, found in self._each(current).items()}
+        missing = [name for name, found in seen.items() if found != f"{RELEASES}/{digest}"]
+        if missing:
+            return Finding.failed(f"not on {', '.join(missing)}", current=seen)
+        return Finding.passed(digest, release=digest)
+
+    def ship(self) -> None:
+        bundle = self._bundle()
+        self._each(lambda remote: install(remote, bundle))
+
+    def configured(self) -> Finding:
+        pending = {
+            name: answer["changed"] for name, answer in self._each(lambda remote: self._send(remote, "--check")).items()
+        }
+        if any(pending.values()):
+            return Finding.failed("differs from what it should be", differs=pending)
+        return Finding.passed("as it should be")
+
+    def configure(self) -> None:
+        self.changed = {name: answer["changed"] for name, answer in self._each(self._send).items()}
+
+    def _send(self, remote: Remote, *flags: str) -> dict[str, Any]:
+        files = shipped_files(self.site, remote.host, self._bundle().digest, self.service, self.secret)
+        argv = ["sudo", "-n", HOST_TOOL, "configure", *flags]
+        result = remote.run(argv, input=json.dumps({"files": files}).encode(), timeout=CONFIGURE_S, check=False)
+        return read_answer(remote.host.name, "configure", result)
+
+    # Roles
+
+    def lease_held(self) -> Finding:
+        view = self._lease().read()
+        if view.lease is None:
+            return Finding.failed("nobody ever held it")
+        if view.free:
+            raise Refused(f"the lease of epoch {view.epoch} was released: nobody is primary", hint="fab failover")
+        return Finding.passed(
+            f"{view.lease.holder} holds epoch {view.epoch}", holder=view.lease.holder, epoch=view.epoch
+        )
+
+    def take_lease(self) -> None:
+        inventory = self.site.inventory
+        user = os.environ.get("USER") or "unknown"
+        claim = Claim(
+            service=inventory.service,
+            holder=inventory.home_primary.name,
+            ttl_s=inventory.policy.lease_ttl_s,
+            margin_s=inventory.policy.lease_margin_s,
+            taken_by=f"operator:{user}",
+            run_id="provision",
+        )
+        self._lease().take(claim, over=0)
+
+    def primary_serves(self) -> Finding:
+        holder, epoch = self._holder()
+        seen = self._observe(holder)
+        if (seen.role, seen.epoch) == ("primary", epoch) and seen.service_healthy and seen.litestream_running:
+            return Finding.passed(f"{holder}, epoch {epoch}", last_sync_at=seen.last_sync_at)
+        return Finding.failed(
+            f"{holder} is {seen.role}, healthy: {seen.service_healthy}", role=seen.role, epoch=seen.epoch
+        )
+
+    def start_primary(self) -> None:
+        holder, epoch = self._holder()
+        self.site.hosts[holder].verb("start-primary", "--epoch", str(epoch), timeout=ROLE_S)
+
+    def standby_follows(self) -> Finding:
+        holder, epoch = self._holder()
+        other = self.site.inventory.other(holder).name
+        seen = self._observe(other)
+        if (seen.role, seen.epoch) == ("standby", epoch) and seen.follower_running:
+            return Finding.passed(f"{other}, epoch {epoch}", lag_s=seen.lag_s)
+        return Finding.failed(f"{other} is {seen.role}", role=seen.role, epoch=seen.epoch)
+
+    def start_standby(self) -> None:
+        holder, epoch = self._holder()
+        other = self.site.inventory.other(holder).name
+        self.site.hosts[other].verb("start-standby", "--epoch", str(epoch), timeout=120)
+
+    def _holder(self) -> tuple[str, int]:
+        lease = self._lease().read().lease
+        if lease is None:
+            raise Unavailable("the lease is gone")
+        return lease.holder, lease.epoch
+
+    def _observe(self, name: str) -> Observation:
+        return self.site.observe(name)
+
+    # The vault
+
+    def vaulted(self) -> Finding:
+        bundle, vault = self._bundle(), self._vault()
+        current = find(vault, "bundle/current.json")
+        if current is None or json.loads(current.body).get("digest") != bundle.digest or vault.head(bundle.key) is None:
+            return Finding.failed("the bundle isn't there")
+        sealed = find(vault, inventories.sealed_key(self.site.inventory.stack))
+        if sealed is None or not self._is_current(sealed.body):
+            return Finding.failed("the inventory isn't there")
+        return Finding.passed(f"{bundle.key} and the sealed inventory")
+
+    def _is_current(self, sealed: bytes) -> bool:
+        try:
+            return bool(
+                json.loads(unseal(sealed, self.secret)) == json.loads(json.dumps(self.site.inventory.to_json()))
+            )
+        except (LifelineError, ValueError):
+            return False  # sealed with another passphrase, or damaged: replaced by one that can be opened
+
+    def fill_vault(self) -> None:
+        bundle, vault, inventory = self._bundle(), self._vault(), self.site.inventory
+        if vault.head(bundle.key) is None:
+            upload_file(vault, bundle.path, bundle.key)
+        note = {"digest": bundle.digest, "key": bundle.key, "service": inventory.service}
+        vault.put("bundle/current.json", json.dumps(note).encode(), content_type="application/json")
+        sealed = seal(json.dumps(inventory.to_json()).encode(), self.secret)
+        vault.put(inventories.sealed_key(inventory.stack), sealed)
+
+    # Doors
+
+    def _bundle(self) -> Bundle:
+        if self.bundle is None:
+            self.make_bundle()
+        assert self.bundle is not None
+        return self.bundle
+
+    def _vault(self) -> Store:
+        if self.store is None:
+            self.store = open_store(self.site.inventory.vault, key_from_environment("SPACES"))
+        return self.store
+
+    def _lease(self) -> Leases:
+        if self.leases is None:
+            store = open_store(self.site.inventory.lease_store, key_from_environment("AWS"))
+            self.leases = Leases(store, self.site.inventory.service)
+        return self.leases
+
+    def _each(self, job: Callable[[Remote], T], *, patient: bool = False) -> Mapping[str, T]:
+        """Both hosts at once. The first host's error is raised, naming the host; with `patient` it is an answer like
+        another."""
+        names = [host.name for host in self.site.inventory.hosts]
+        answers = self.site.hosts.each(names, job)
+        if not patient:
+            for answer in answers.values():
+                if isinstance(answer, LifelineError):
+                    raise answer
+        return answers  # type: ignore[return-value]
+
+
+def install(remote: Remote, bundle: Bundle) -> None:
+    """Put a bundle on a host and make it the current release. Interrupted anywhere, the old one is current and the
+    next call goes on."""
+    release = f"{RELEASES}/{bundle.digest}"
+    if remote.run(["test", "-e", f"{release}/DIGEST"], timeout=20, check=False).code != 0:
+        incoming = f"/tmp/lifeline-{bundle.digest}.tar.gz"
+        remote.put(bundle.path, incoming)
+        _check_sum(remote, incoming, bundle)
+        fresh = f"{RELEASES}/.new-{bundle.digest}"
+        _sudo(remote, "rm", "-rf", fresh, release)
+        _sudo(remote, "mkdir", "-p", fresh)
+        _sudo(remote, "tar", "-xzf", incoming, "-C", fresh, "--no-same-owner")
+        _sudo(remote, "mv", "-T", fresh, release)
+        _sudo(remote, f"{release}/bin/lifeline-host", "warm")
+        remote.run(["rm", "-f", incoming], timeout=20)
+    # A link can't be replaced, but a rename over one is atomic.
+    _sudo(remote, "ln", "-sfn", release, f"{CURRENT}.new")
+    _sudo(remote, "mv", "-T", f"{CURRENT}.new", CURRENT)
+
+
+def _check_sum(remote: Remote, path: str, bundle: Bundle) -> None:
+    with bundle.path.open("rb") as file:
+        wanted = hashlib.file_digest(file, "sha256").hexdigest()
+    found = remote.run(["sha256sum", path], timeout=60).text.split(maxsplit=1)[0]
+    if found != wanted:
+        raise StepFailed(f"{remote.host.name}: the bundle arrived damaged", hint="fab provision")
+
+
+def _sudo(remote: Remote, *argv: str) -> None:
+    result = remote.run(["sudo", "-n", *argv], timeout=120, check=False)
+    if result.code != 0:
+        raise StepFailed(f"{remote.host.name}: {shlex.join(argv)}: {result.last_words}")
