@@ -21,9 +21,9 @@ DIRECTIONS: dict[str, set[str]] = {
     "fabfile": {"runbooks", "lifeline", "lab"},
     "runbooks": {"lifeline", "toolchain"},  # provisioning ships the wheelhouse that the toolchain fetched
     "lifeline": set(),
-    "lab": {"runbooks", "lifeline", "toolchain", "infra", "services"},
+    "lab": {"runbooks", "lifeline", "toolchain"},
     "infra": {"lifeline"},
-    "services": {"lifeline"},
+    "services": set(),  # a service knows the contract (environment, agent socket), not the library
     "toolchain": {"lifeline"},
 }
 # What `infra` may know of Lifeline: the values that the two agree on. `toolchain` runs before anything is installed.
