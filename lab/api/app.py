@@ -46,7 +46,7 @@ from lab.ports import Machines, Spaces
 log = logging.getLogger("lab.api")
 _WORKERS = 8
 # The order matters where a fixed path and a variable one overlap: routes are tried from the first.
-_ROUTED = (
+ROUTED = (
     account, actions, droplet_actions, droplet_routes, images, vpcs, firewalls, tags, domains, projects, monitoring,
     uptime, spaces, reserved_ips, volumes, faults, prober,
 )  # fmt: skip
@@ -75,7 +75,7 @@ def create_app(config: Config, machines: Machines, spaces: Spaces) -> App:
     app = App(title="DigitalOcean API (lab)", lifespan=_lifespan, openapi_url=None, redirect_slashes=False)
     app.state.cloud = create_cloud(config, machines, spaces)
     app.state.faults = Faults()
-    for module in _ROUTED:
+    for module in ROUTED:
         app.include_router(module.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)

@@ -39,7 +39,7 @@ class Page:
         if self.number < last:
             pages["next"] = self._url(self.number + 1)
             pages["last"] = self._url(last)
-        return {"pages": pages} if pages else {}
+        return {"pages": pages}  # empty on an only page, never absent: clients look inside without asking
 
     def _url(self, number: int) -> str:
         return str(self.request.url.include_query_params(page=number))

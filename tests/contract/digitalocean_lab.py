@@ -1,0 +1,49 @@
+"""The simulated API for tests: a configuration on loopback, in process or served, with machines in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from lab.api.app import create_app
+from lab.api.config import Config, RegionConfig, Token
+from lab.api.memory import InMemoryMachines, InMemorySpaces
+
+TOKEN = "dop_v1_test"
+
+
+def config(state: Path, **changes: object) -> Config:
+    """Three regions, one token, no probing to speak of."""
+    regions = tuple(
+        RegionConfig(slug, f"ll-{slug}", f"198.18.{number}.0/24", f"198.18.{number}.1")
+        for number, slug in enumerate(("nyc3", "sgp1", "ams3"), start=1)
+    )
+    settings = {"tokens": (Token(TOKEN),), "regions": regions, "uptime_period_s": 3600.0, **changes}
+    return Config(state_dir=state, **settings)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def served(state: Path, machines: InMemoryMachines | None = None) -> Iterator[str]:
+    """The API on a free port of loopback; yields its URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        app = create_app(config(state), machines or InMemoryMachines(), InMemorySpaces())
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        end = time.monotonic() + 10
+        while not server.started:
+            assert thread.is_alive() and time.monotonic() < end, "the API did not start"
+            time.sleep(0.01)
+        try:
+            yield url
+        finally:
+            server.should_exit = True
+            thread.join(timeout=10)
