@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from lifeline.errors import Unavailable
-from toolchain import apt
+from toolchain import apt, cache
 from toolchain.progress import run, say
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -27,13 +27,18 @@ def ensure() -> Path:
         raise Unavailable(
             f"Python 3.11 or newer is needed; {sys.executable} is {found}", hint="make PYTHON=python3.12 setup"
         )
+    with cache.locked(cache.root() / f".venv-{cache.digest(str(PROJECT))}.lock"):
+        return _install()
+
+
+def _install() -> Path:
     python = VENV / "bin" / "python"
     log = VENV.with_name(".venv.log")
     log.unlink(missing_ok=True)
-    if not python.exists():
+    if not (python.exists() and python.with_name("pip").exists()):  # absent, killed half-way, or its Python is gone
         say(f"making the virtual environment: about {EXPECTED_S} s; output in {log}")
         _require_ensurepip()
-        run([sys.executable, "-m", "venv", str(VENV)], what="python -m venv", log=log, deadline_s=120)
+        run([sys.executable, "-m", "venv", "--clear", str(VENV)], what="python -m venv", log=log, deadline_s=120)
     env = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-compile"]
     locked = [*pip, "--require-hashes", "--no-deps", "--requirement", str(LOCK)]
