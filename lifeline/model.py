@@ -340,6 +340,7 @@ class Observation:
     epoch: int | None
     bundle: str | None
     finalized: int | None
+    live_epoch: int | None
     service_running: bool
     service_healthy: bool
     databases: tuple[Copy, ...]
@@ -361,6 +362,7 @@ class Observation:
             epoch=at.integer("epoch") if at.has("epoch") else None,
             bundle=at.optional_text("bundle"),
             finalized=at.integer("finalized") if at.has("finalized") else None,
+            live_epoch=at.integer("live_epoch") if at.has("live_epoch") else None,
             service_running=service.flag("running"),
             service_healthy=service.flag("healthy", False),
             databases=tuple(_copy(item) for item in at.each("databases")),

@@ -79,13 +79,18 @@ class Planned:
 
 @dataclass
 class Runbook:
-    """An ordered list of steps.  ``summary`` says at the end what it means and what to type next."""
+    """An ordered list of steps.  ``summary`` says at the end what it means and what to type next.
+
+    ``survey``: look at everything, and fail at the end with the first failure: for checks that don't build on each
+    other.
+    """
 
     name: str
     steps: Sequence[Step]
     summary: Callable[[Outcome], str] | None = None
     clock: Clock = field(default_factory=SystemClock)
     out: TextIO = field(default_factory=lambda: sys.stdout)
+    survey: bool = False
 
     def waivers(self) -> list[str]:
         return [step.waiver for step in self.steps if step.waiver]
@@ -106,10 +111,18 @@ class Runbook:
         evidence = {"runbook": self.name, **(context or {}), "waive": sorted(waive)}
         journal.write(RUN_STARTED, Verdict.PASS, started, 0.0, evidence)
         results: list[Result] = []
+        failures: list[LifelineError] = []
         verdict, error = Verdict.FAIL, ""
         try:
             for number, step in enumerate(self.steps, 1):
-                results.append(self._one(step, f"[{number}/{len(self.steps)}]", journal, waive))
+                try:
+                    results.append(self._one(step, f"[{number}/{len(self.steps)}]", journal, waive))
+                except LifelineError as failure:
+                    if not self.survey:
+                        raise
+                    failures.append(failure)
+            if failures:
+                raise failures[0]
             verdict = Verdict.PASS
         except BaseException as stopped:
             error = stopped.message if isinstance(stopped, LifelineError) else f"{type(stopped).__name__}: {stopped}"

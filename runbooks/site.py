@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
 
@@ -42,9 +43,13 @@ class Leases(Protocol):
 
 
 class Vault(Protocol):
-    """Object storage, as runbooks use it."""
+    """The vault, as runbooks use it.  Unavailable when it can't be reached."""
 
     def put(self, key: str, body: bytes) -> None: ...
+    def get(self, key: str) -> bytes | None: ...
+    def keys(self, prefix: str) -> list[tuple[str, datetime]]:
+        """Keys under a prefix, with the time they were written (UTC)."""
+
     def key_refused(self, host: Host) -> bool:
         """Is a write with the host's own vault key refused?"""
 

@@ -1,0 +1,179 @@
+"""The operator's verbs: each a few lines onto runbooks/.  docs/runbooks.md says what each does and destroys.
+
+Runbooks and the lab are imported by the verb that needs them: `fab failover` shouldn't pay for the lab.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.tasks import task
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from lifeline.errors import LifelineError
+
+INTERRUPTED = 130
+WAIVE_HELP = "go on without this proof; may be given several times (docs/runbooks.md lists the names)"
+TASK = {"yes": "don't ask", "dry_run": "show the plan and what is so now; change nothing", "waive": WAIVE_HELP}
+
+
+def verb(*, help: dict[str, str] | None = None, repeatable: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Any]:
+    """A task whose errors are an operator's: message, next command, exit code."""
+
+    def wrap(body: Callable[..., Any]) -> Any:
+        @functools.wraps(body)
+        def guarded(context: Context, *arguments: Any, **options: Any) -> None:
+            try:
+                body(context, *arguments, **options)
+            except LifelineError as error:
+                print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+                sys.exit(error.exit_code)
+            except KeyboardInterrupt:
+                print("\nInterrupted. The journal shows how far it got; to run it again is to resume.", file=sys.stderr)
+                sys.exit(INTERRUPTED)
+            except Exception:
+                traceback.print_exc()
+                print("\nThis is a defect in Lifeline. Journals: .lifeline/<stack>/journal/", file=sys.stderr)
+                sys.exit(1)
+
+        known = {name.replace("_", "-"): text for name, text in (help or {}).items()}
+        return task(help=known, iterable=list(repeatable), auto_shortflags=False)(guarded)
+
+    return wrap
+
+
+@verb(help={**TASK, "target": "the host to promote; default: the one that isn't primary"}, repeatable=["waive"])
+def failover(_: Context, target: str = "", yes: bool = False, dry_run: bool = False, waive: Any = ()) -> None:
+    """The primary is lost: fence it, and make the standby primary. Run it again to resume."""
+    from runbooks.doors import open_site
+    from runbooks.failover import failover as run
+
+    with open_site(read_only=dry_run) as site:
+        run(site, target or None, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
+
+
+@verb(help={"dry_run": TASK["dry_run"], "yes": TASK["yes"]})
+def reprotect(_: Context, yes: bool = False, dry_run: bool = False) -> None:
+    """After a failover: power the other host on and make it a standby again."""
+    from runbooks.doors import open_site
+    from runbooks.reprotect import reprotect as run
+
+    with open_site(read_only=dry_run) as site:
+        run(site, yes=yes, dry_run=dry_run)
+
+
+@verb(help={"full": "with the logs, and old snapshots forgotten", "dry_run": TASK["dry_run"]})
+def backup(_: Context, full: bool = False, dry_run: bool = False) -> None:
+    """A consistent, verified copy of the primary's databases, by restic, into the vault."""
+    from runbooks.backup import backup as run
+    from runbooks.doors import open_site
+
+    with open_site(read_only=dry_run) as site:
+        run(site, full=full, dry_run=dry_run)
+
+
+@verb(help={**TASK, "at": 'a time, "2026-01-15 14:00:00" in UTC; default: the newest'}, repeatable=["waive"])
+def restore(_: Context, at: str = "", yes: bool = False, dry_run: bool = False, waive: Any = ()) -> None:
+    """Restore the primary's databases beside, verify, swap; the old ones are kept on the host."""
+    from runbooks.doors import open_site
+    from runbooks.restore import restore as run
+
+    with open_site(read_only=dry_run) as site:
+        run(site, at or None, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
+
+
+@verb()
+def validate(_: Context) -> None:
+    """Is everything as it must be? Data, invariants, roles, traffic, standby, backups."""
+    from runbooks.doors import open_site
+    from runbooks.validate import validate as run
+
+    with open_site() as site:
+        run(site)
+
+
+@verb(help={"json": "for programs"})
+def status(_: Context, json: bool = False) -> None:
+    """Roles, lease, epoch, lag, traffic, backups: what is so now, of everything that answers."""
+    from runbooks.doors import open_site
+    from runbooks.status import status as run
+
+    with open_site() as site:
+        run(site, as_json=json)
+
+
+@verb(help={"from_vault": "the sealed copy in the vault", "from_host": "a host's address", "host_key": "its host key"})
+def inventory(_: Context, from_vault: bool = False, from_host: str = "", host_key: str = "") -> None:
+    """Renew the cached inventory: from Pulumi, or with Pulumi gone from the vault or from a host."""
+    from runbooks.break_glass import renew
+
+    renew(from_vault=from_vault, from_host=from_host, host_key=host_key)
+
+
+@verb(help={"dry_run": TASK["dry_run"]})
+def provision(_: Context, dry_run: bool = False) -> None:
+    """Bundle, configuration and programs onto both hosts; changes nothing the second time."""
+    from runbooks.doors import open_site
+    from runbooks.provision import provision as run
+
+    with open_site(fresh=True, read_only=dry_run) as site:
+        run(site, dry_run=dry_run)
+
+
+@verb(help={"scenario": "which disaster; fab drill --list shows them", "list": "the scenarios"})
+def drill(_: Context, scenario: str = "complete-failure", list: bool = False) -> None:
+    """Rehearse a disaster on the lab's hosts, and report measured RTO and RPO."""
+    from lab.drill import main
+
+    sys.exit(main(scenario, list_only=list))
+
+
+@verb()
+def up(_: Context) -> None:
+    """Start the lab: a cloud on this machine."""
+    from lab import lifecycle
+
+    lifecycle.up()
+
+
+@verb()
+def down(_: Context) -> None:
+    """Stop the lab; nothing is left behind."""
+    from lab import lifecycle
+
+    lifecycle.down()
+
+
+@verb()
+def env(_: Context) -> None:
+    """What a shell needs to work against the lab: eval "$(fab lab.env)"."""
+    from lab import lifecycle
+
+    print(lifecycle.env_script())
+
+
+@verb()
+def lab_status(_: Context) -> None:
+    """What of the lab runs."""
+    from lab import lifecycle
+
+    found = lifecycle.status()
+    print(found)
+    sys.exit(0 if found.healthy else 6)
+
+
+lab = Collection("lab")
+lab.add_task(up)
+lab.add_task(down)
+lab.add_task(env)
+lab.add_task(lab_status, name="status")
+
+namespace = Collection(failover, reprotect, backup, restore, validate, status, inventory, provision, drill, lab)

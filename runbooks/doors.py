@@ -1,0 +1,124 @@
+"""The real doors of a Site, each opened when first used: an operator's start-up time is part of the recovery time."""
+
+from __future__ import annotations
+
+import getpass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lifeline import inventory as inventories
+from lifeline.cloud import DigitalOcean, ReadOnly
+from lifeline.errors import Refused
+from lifeline.hosts import Hosts
+from lifeline.model import Host, Inventory, Lease
+from lifeline.outside import Outside
+from runbooks.site import Site
+
+if TYPE_CHECKING:
+    from lifeline.lease import Leases
+    from lifeline.store import Store
+
+
+def open_site(*, fresh: bool = False, read_only: bool = False) -> Site:
+    """The site of LIFELINE_STACK.  ``fresh``: ask Pulumi before the cache.  ``read_only``: for a dry run."""
+    root = inventories.project_root()
+    loaded = inventories.load(root, inventories.stack_name(root), fresh=fresh)
+    return site_of(root, loaded, read_only=read_only)
+
+
+def site_of(root: Path, loaded: inventories.Loaded, *, read_only: bool = False) -> Site:
+    """A site over an inventory that was loaded already."""
+    found = loaded.inventory
+    cloud = DigitalOcean.from_environment(found.cloud_api)
+    return Site(
+        root=root,
+        loaded=loaded,
+        hosts=Hosts(found.hosts),
+        cloud=ReadOnly(cloud) if read_only else cloud,
+        leases=LeaseDoor(found, read_only),
+        vault=VaultDoor(found, read_only),
+        outside=Outside(found.record.fqdn),
+    )
+
+
+class LeaseDoor:
+    """The lease store, with the operator's own key (AWS_*)."""
+
+    def __init__(self, inventory: Inventory, read_only: bool = False) -> None:
+        self._inventory = inventory
+        self._read_only = read_only
+
+    @cached_property
+    def _leases(self) -> Leases:
+        from lifeline.lease import Leases
+        from lifeline.vault import key_from_environment, open_store
+
+        store = open_store(
+            self._inventory.lease_store, key_from_environment("AWS"), connect_s=2.0, read_s=4.0, attempts=2
+        )
+        return Leases(store, self._inventory.service)
+
+    def read(self) -> Lease | None:
+        return self._leases.read().lease
+
+    def depose(self, holder: str, over: Lease, run_id: str) -> Lease:
+        """Epoch N+1 for ``holder`` over ``over``'s epoch, however often its holder renewed meanwhile."""
+        from lifeline.lease import Claim
+
+        if self._read_only:
+            raise Refused("a dry run may not take a lease")
+        policy = self._inventory.policy
+        claim = Claim(
+            service=self._inventory.service,
+            holder=holder,
+            ttl_s=policy.lease_ttl_s,
+            margin_s=policy.lease_margin_s,
+            taken_by=f"operator:{getpass.getuser()}",
+            run_id=run_id,
+        )
+        taken = self._leases.depose(claim, over=over.epoch).lease
+        assert taken is not None
+        return taken
+
+
+class VaultDoor:
+    """The vault, with the operator's own key (SPACES_*)."""
+
+    def __init__(self, inventory: Inventory, read_only: bool = False) -> None:
+        self._inventory = inventory
+        self._read_only = read_only
+
+    @cached_property
+    def store(self) -> Store:
+        from lifeline.vault import key_from_environment, open_store
+
+        return open_store(self._inventory.vault, key_from_environment("SPACES"), read_s=10.0, attempts=2)
+
+    def put(self, key: str, body: bytes) -> None:
+        if self._read_only:
+            raise Refused("a dry run may not write to the vault")
+        self.store.put(key, body)
+
+    def get(self, key: str) -> bytes | None:
+        from lifeline.store import find
+
+        found = find(self.store, key)
+        return None if found is None else found.body
+
+    def keys(self, prefix: str) -> list[tuple[str, datetime]]:
+        return [(info.key, info.modified) for info in self.store.list(prefix)]
+
+    def key_refused(self, host: Host) -> bool:
+        """Tries it: what the cloud says of a deleted key is one thing, what the store does with it another."""
+        from lifeline.store import Denied
+        from lifeline.vault import open_store
+
+        if host.vault_key is None:
+            return False
+        try:
+            open_store(self._inventory.vault, host.vault_key, read_s=5.0, attempts=1).put(f"fence/{host.name}", b"")
+        except Denied:
+            return True
+        return False

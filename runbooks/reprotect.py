@@ -1,0 +1,97 @@
+"""Reprotect: after a failover, make the other host a standby again.
+
+The old primary's disk holds what it wrote and never got into the vault; its live databases are left where they are.
+Its agent starts nothing that the lease doesn't say: switched on, it waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lifeline.errors import LifelineError, Refused
+from lifeline.model import Finding, Host, Lease
+from lifeline.runbook import Outcome, Runbook, Step
+from runbooks.site import Site, confirm
+
+NAME = "reprotect"
+BOOT_S = 120.0
+FOLLOW_S = 900.0
+
+
+def reprotect(
+    site: Site, *, yes: bool = False, dry_run: bool = False, ask: Callable[[str], str] = input
+) -> Outcome | None:
+    """Make the host that isn't primary follow the one that is.  None for a dry run."""
+    lease = site.leases.read()
+    if lease is None:
+        raise Refused("nobody ever held the lease: there is no primary to follow", hint="fab provision")
+    work = Reprotection(site, lease)
+    runbook = work.runbook()
+    if dry_run:
+        runbook.plan()
+        return None
+    what = f"This powers {work.other.name} on if it is off, and makes it follow {lease.holder} (epoch {lease.epoch})."
+    confirm(site, what, yes, ask)
+    return runbook.run(site.journal(NAME), {"primary": lease.holder, "standby": work.other.name}, publish=site.publish)
+
+
+class Reprotection:
+    """The host that isn't primary, on its way to standby."""
+
+    def __init__(self, site: Site, lease: Lease) -> None:
+        self.site = site
+        self.lease = lease
+        self.other: Host = site.inventory.other(lease.holder)
+
+    def runbook(self) -> Runbook:
+        other, epoch = self.other.name, str(self.lease.epoch)
+        return Runbook(
+            NAME,
+            [
+                Step(
+                    f"{other} is on",
+                    until=self.powered,
+                    do=lambda: self.site.cloud.power_on(self.other.droplet_id),
+                    within=60,
+                    would="power it on",
+                    hint="pulumi up --refresh, if the droplet is gone",
+                ),
+                Step(f"{other} answers", until=self.reachable, within=BOOT_S, hint="fab provision", poll=1.0),
+                Step(
+                    f"{other} follows {self.lease.holder}, epoch {epoch}",
+                    until=self.follows,
+                    do=lambda: self.site.hosts[other].verb("start-standby", "--epoch", epoch, timeout=120),
+                    within=FOLLOW_S,
+                    would=f"start-standby --epoch {epoch}",
+                    hint="fab provision",
+                    poll=1.0,
+                ),
+            ],
+            lambda outcome: f"{other} is standby again, after {outcome.seconds:.1f} s.\n  next: fab status",
+            self.site.clock,
+            self.site.out,
+        )
+
+    def powered(self) -> Finding:
+        state = self.site.cloud.power_state(self.other.droplet_id)
+        if state == "absent":
+            return Finding.unknown(f"there is no droplet {self.other.droplet_id} any more: it must be built anew")
+        return Finding.passed(state) if state == "active" else Finding.failed(f"it is {state}")
+
+    def reachable(self) -> Finding:
+        try:
+            seen = self.site.observe(self.other.name)
+        except Refused:
+            raise
+        except LifelineError as error:
+            return Finding.failed(error.message)
+        return Finding.passed(f"its role is {seen.role}", role=seen.role, epoch=seen.epoch)
+
+    def follows(self) -> Finding:
+        """It follows, and knows how far behind it is: only then is it a standby."""
+        seen = self.site.observe(self.other.name)
+        ready = (seen.role, seen.epoch) == ("standby", self.lease.epoch) and seen.follower_running
+        if ready and seen.lag_s is not None:
+            return Finding.passed(f"{seen.lag_s:.1f} s behind", lag_s=seen.lag_s)
+        says = "it follows, its lag isn't known yet" if ready else f"its role is {seen.role}"
+        return Finding.failed(says, role=seen.role, epoch=seen.epoch)

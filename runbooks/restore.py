@@ -1,0 +1,238 @@
+"""Restore: the primary's databases from the vault, beside, verified, swapped; then served under a new epoch.
+
+For data that is wrong or damaged while the primary's host is well.  The databases that were there are kept on the host.
+The restored data begins a new epoch: a replica that goes back in time isn't a continuation of the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from lifeline import decide
+from lifeline.errors import Refused
+from lifeline.journal import read_lines, unfinished
+from lifeline.model import Finding, Lease
+from lifeline.runbook import Outcome, Runbook, Step, check_waivers
+from runbooks.catalogue import epoch_at
+from runbooks.promotion import FINALIZE_S, START_S, Promotion
+from runbooks.site import Site, confirm
+
+NAME = "restore"
+STAGE_S = 3600.0
+
+
+def restore(
+    site: Site,
+    at: str | None = None,
+    *,
+    yes: bool = False,
+    dry_run: bool = False,
+    waive: tuple[str, ...] = (),
+    ask: Callable[[str], str] = input,
+) -> Outcome | None:
+    """Bring the primary's databases back to ``at`` (default: the end of its replica).  None for a dry run."""
+    from lifeline.backups import normalise_time
+
+    waived = check_waivers(waive, (decide.WAIVE_WRITE,))
+    moment = normalise_time(at)
+    lease = site.leases.read()
+    if lease is None:
+        raise Refused("nobody ever held the lease: there is no primary to restore", hint="fab provision")
+    begun = _begun(site, lease, moment)
+    source = begun if begun is not None else _source(site, lease, moment)
+    observed = site.observe(lease.holder)
+    promotion = Promotion(site, lease.holder, lease, site.service(lease.holder), observed)
+    # A restore that took its lease already goes on with it; a new one takes the next.
+    promotion.epoch = lease.epoch if _took(site, lease) else lease.epoch + 1
+    work = Restoration(promotion, source, moment)
+    runbook = work.runbook()
+    if dry_run:
+        runbook.plan()
+        return None
+    confirm(site, work.warning(), yes, ask)
+    journal = site.journal(NAME)
+    promotion.run_id = journal.run_id
+    took = _took(site, lease)
+    context = {
+        "host": lease.holder,
+        "at": moment,
+        "source_epoch": source,
+        "epoch": promotion.epoch,
+        "lease_run_id": lease.run_id if took else journal.run_id,
+    }
+    return runbook.run(journal, context, waived, publish=site.publish)
+
+
+class Restoration:
+    """The primary's databases, restored in place from ``source``'s replica as of ``moment`` (None: its end)."""
+
+    def __init__(self, promotion: Promotion, source: int, moment: str | None) -> None:
+        self.promotion = promotion
+        self.site = promotion.site
+        self.host = promotion.new.name
+        self.source = source
+        self.moment = moment
+        self.kept: list[str] = []
+
+    @property
+    def _arguments(self) -> list[str]:
+        return ["--epoch", str(self.source), *(["--at", self.moment] if self.moment else [])]
+
+    @property
+    def _when(self) -> str:
+        return f"as of {self.moment}" if self.moment else f"to the end of epoch {self.source}"
+
+    def warning(self) -> str:
+        """What the operator is asked to agree to."""
+        lost = (
+            f"Everything written after {self.moment} is undone"
+            if self.moment
+            else "Nothing that is in the vault is undone"
+        )
+        return (
+            f"This stops {self.promotion.service.name} on {self.host}, replaces its databases by copies {self._when}, "
+            f"and serves them as epoch {self.promotion.epoch}. {lost}; the present databases are kept on the host."
+        )
+
+    def runbook(self) -> Runbook:
+        promotion, epoch = self.promotion, self.promotion.epoch
+        service = promotion.service.name
+        beside = Step(
+            f"a copy {self._when} is restored beside and verified",
+            until=self.staged,
+            within=0,
+            peek=lambda: Finding.failed("not looked at in a dry run"),
+            would=f"restore beside the live databases of {self.host} and verify, while {service} goes on",
+            hint="fab restore --at another time",
+        )
+        steps = [
+            Step(
+                f"{service} is stopped on {self.host}",
+                until=self.stopped,
+                do=self.stop,
+                within=120,
+                would="bring its last writes into the vault, stop it and Litestream",
+            ),
+            Step(
+                "the restored databases are in place",
+                until=self.swapped,
+                do=self.swap,
+                within=STAGE_S,
+                would="restore beside and verify if that wasn't done, swap, keep the old ones",
+                hint="fab restore",
+            ),
+            Step(
+                f"{self.host} holds the lease, epoch {epoch}",
+                until=self.leased,
+                do=promotion.take_lease,
+                within=10,
+                would=f"take epoch {epoch}",
+            ),
+            Step("data is verified", until=promotion.data_verified, within=0, peek=_later, hint="fab restore --at"),
+            Step(
+                f"{service} runs as primary on {self.host}, epoch {epoch}",
+                until=promotion.started,
+                do=promotion.start,
+                within=START_S,
+                would=f"start {service} there, and Litestream on epoch {epoch}'s prefix",
+            ),
+            Step(
+                "an outside write round-trips",
+                until=promotion.round_trips,
+                within=60,
+                waiver=decide.WAIVE_WRITE,
+                peek=promotion.answers,
+                would="write through the public name, and read it back",
+            ),
+            Step(
+                "reprotection is under way",
+                until=promotion.reprotecting,
+                do=promotion.reprotect,
+                within=60,
+                would=f"make {promotion.old.name} follow epoch {epoch}",
+            ),
+        ]
+        # To a time: most of the work is done while the service goes on.  To the end: the end must stand still first.
+        ordered = [beside, *steps] if self.moment else steps
+        return Runbook(NAME, ordered, self.summary, self.site.clock, self.site.out)
+
+    def staged(self) -> Finding:
+        """Making the copy is the proof: it is verified where it lies, and the verb does nothing the second time."""
+        if self._in_place():
+            return Finding.passed("in place already")
+        answer = self.site.hosts[self.host].verb("restore", *self._arguments, "--stage", timeout=STAGE_S)
+        return Finding.passed(f"from epoch {answer.get('source_epoch')}", databases=answer["databases"])
+
+    def stopped(self) -> Finding:
+        seen = self.promotion.observed = self.site.observe(self.host)
+        if self._in_place():
+            return Finding.passed("the restored data is in place already")
+        if seen.role == "primary" or seen.service_running or seen.litestream_running:
+            return Finding.failed(f"its role is {seen.role}", role=seen.role)
+        return Finding.passed("nothing runs")
+
+    def stop(self) -> None:
+        """A damaged database may not let its last writes be flushed; going back in time doesn't need them."""
+        flags = ["--no-flush"] if self.moment else []
+        self.site.hosts[self.host].verb("stop-service", *flags, timeout=FINALIZE_S)
+
+    def swapped(self) -> Finding:
+        self.promotion.observed = self.site.observe(self.host)
+        if self._in_place():
+            return Finding.passed("swapped; the old ones are kept", kept=self.kept)
+        return Finding.failed("the live databases are those of before")
+
+    def swap(self) -> None:
+        answer = self.site.hosts[self.host].verb("restore", *self._arguments, timeout=STAGE_S)
+        self.kept = [str(item["kept"]) for item in answer["databases"] if item.get("kept")]
+
+    def leased(self) -> Finding:
+        lease = self.site.leases.read()
+        if lease is None or lease.holder != self.host or lease.epoch > self.promotion.epoch:
+            raise Refused("somebody else took the lease meanwhile", hint="fab status")
+        self.promotion.lease = lease
+        says = f"{lease.holder} holds epoch {lease.epoch}"
+        return Finding.passed(says) if lease.epoch == self.promotion.epoch else Finding.failed(says)
+
+    def _in_place(self) -> bool:
+        """Swapped in: the live databases belong to no epoch, or to the new one already."""
+        seen = self.promotion.observed
+        return seen.live_epoch == self.promotion.epoch or (seen.role != "primary" and seen.live_epoch is None)
+
+    def summary(self, outcome: Outcome) -> str:
+        lines = [f"{self.host} serves epoch {self.promotion.epoch}, after {outcome.seconds:.1f} s."]
+        lines.extend(f"The old database is at {path} on {self.host}." for path in self.kept)
+        lines.append(f"  next: {'fab reprotect' if self.promotion.missing else 'fab validate'}")
+        return "\n".join(lines)
+
+
+def _later() -> Finding:
+    return Finding.failed("only restored data can be verified")
+
+
+def _source(site: Site, lease: Lease, moment: str | None) -> int:
+    return lease.epoch if moment is None else epoch_at(site, lease.epoch, datetime.fromisoformat(moment))
+
+
+def _unfinished(site: Site) -> dict[str, object] | None:
+    path = unfinished(site.journals, NAME)
+    lines = read_lines(path) if path else []
+    return {**lines[0]["evidence"], "run_id": lines[0]["run_id"]} if lines else None
+
+
+def _took(site: Site, lease: Lease) -> bool:
+    """Did our unfinished restore take this very lease?"""
+    context = _unfinished(site)
+    return context is not None and lease.run_id in (context["run_id"], context.get("lease_run_id"))
+
+
+def _begun(site: Site, lease: Lease, moment: str | None) -> int | None:
+    """The source epoch of our unfinished restore, when this one resumes it; Refused when it is for another time."""
+    context = _unfinished(site)
+    if context is None or not _took(site, lease):
+        return None
+    if context.get("at") != moment:
+        what = f"fab restore --at '{context['at']}'" if context.get("at") else "fab restore"
+        raise Refused(f"a restore to another time is half done on {lease.holder}: finish it first", hint=what)
+    return int(str(context["source_epoch"]))

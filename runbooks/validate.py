@@ -1,0 +1,87 @@
+"""Validate: is everything as it must be?  Looks at all of it, and fails with the first thing that isn't."""
+
+from __future__ import annotations
+
+from lifeline.errors import Refused
+from lifeline.model import Finding, Lease
+from lifeline.runbook import Outcome, Runbook, Step
+from runbooks.catalogue import newest_backup
+from runbooks.promotion import Promotion
+from runbooks.site import Site
+
+NAME = "validate"
+
+
+def validate(site: Site) -> Outcome:
+    """Roles, data, invariants, traffic, standby and backups of the site; changes nothing."""
+    lease = site.leases.read()
+    if lease is None:
+        raise Refused("nobody ever held the lease: there is nothing to validate", hint="fab provision")
+    checks = Checks(site, lease)
+    primary, standby = lease.holder, site.inventory.other(lease.holder).name
+    steps = [
+        Step(f"{primary} serves, epoch {lease.epoch}", until=checks.serves, within=0, hint="fab status"),
+        Step("its data is good", until=checks.data_good, within=0, hint="fab restore --at"),
+        Step("its writes are in the vault", until=checks.replicates, within=10, hint="fab status"),
+        Step(f"{site.inventory.record.fqdn} points at {primary}", until=checks.traffic, within=0, hint="fab failover"),
+        Step("the service answers outside", until=checks.answers, within=5, hint="fab status"),
+        Step(f"{standby} follows within policy", until=checks.follows, within=5, hint="fab reprotect"),
+        Step("there is a verified backup", until=checks.backed_up, within=0, hint="fab backup"),
+    ]
+    runbook = Runbook(NAME, steps, lambda outcome: "Everything holds.", site.clock, site.out, survey=True)
+    return runbook.run(site.journal(NAME), {"primary": primary, "epoch": lease.epoch}, publish=site.publish)
+
+
+class Checks:
+    """What must hold while nothing is wrong."""
+
+    def __init__(self, site: Site, lease: Lease) -> None:
+        self.site = site
+        self.lease = lease
+        self.standby = site.inventory.other(lease.holder).name
+
+    def serves(self) -> Finding:
+        seen = self.site.observe(self.lease.holder)
+        good = (seen.role, seen.epoch) == ("primary", self.lease.epoch) and seen.service_healthy
+        says = f"its role is {seen.role}, epoch {seen.epoch}, {'healthy' if seen.service_healthy else 'not healthy'}"
+        return Finding.passed(says) if good else Finding.failed(says)
+
+    def data_good(self) -> Finding:
+        return self._promotion().data_verified()
+
+    def replicates(self) -> Finding:
+        seen = self.site.observe(self.lease.holder)
+        if not (seen.litestream_running and seen.last_sync_at):
+            return Finding.failed("Litestream is not replicating")
+        return Finding.passed(f"last at {seen.last_sync_at}", last_sync_at=seen.last_sync_at)
+
+    def traffic(self) -> Finding:
+        return self._promotion().traffic_moved()
+
+    def answers(self) -> Finding:
+        service = self.site.service(self.lease.holder)
+        return self.site.outside.answers(service)
+
+    def follows(self) -> Finding:
+        seen, most = self.site.observe(self.standby), self.site.inventory.policy.max_lag_s
+        if (
+            (seen.role, seen.epoch) != ("standby", self.lease.epoch)
+            or not seen.follower_running
+            or seen.follower_stalled
+        ):
+            return Finding.failed(f"its role is {seen.role}, epoch {seen.epoch}")
+        if seen.lag_s is None:
+            return Finding.unknown("it doesn't know how far behind it is")
+        says = f"{seen.lag_s:.1f} s behind, {most:g} s allowed"
+        return Finding.passed(says, lag_s=seen.lag_s) if seen.lag_s <= most else Finding.failed(says, lag_s=seen.lag_s)
+
+    def backed_up(self) -> Finding:
+        entry = newest_backup(self.site)
+        if entry is None:
+            return Finding.failed("there is none")
+        return Finding.passed(f"{entry.get('kind')} of {entry.get('at')}", key=entry["key"])
+
+    def _promotion(self) -> Promotion:
+        holder = self.lease.holder
+        service, seen = self.site.service(holder), self.site.observe(holder)
+        return Promotion(self.site, holder, self.lease, service, seen)
