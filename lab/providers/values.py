@@ -54,7 +54,7 @@ def same(one: Any, other: Any) -> bool:
 
 def _canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
-        items = ((key, _canonical(item)) for key, item in value.items())
+        items = ((key, _canonical(value[key])) for key in sorted(value))
         return {key: item for key, item in items if item is not None} or None
     if isinstance(value, list | tuple):
         return sorted((_canonical(item) for item in value), key=repr) or None

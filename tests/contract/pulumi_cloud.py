@@ -58,7 +58,7 @@ class MemoryMachines:
     def rebuild(self, spec: Any) -> None:
         self.power[spec.id] = "active"
 
-    def resize(self, droplet_id: int, *_: Any, **__: Any) -> None:
+    def resize(self, spec: Any) -> None:
         return None
 
     def snapshot(self, droplet_id: int, snapshot_id: str) -> int:

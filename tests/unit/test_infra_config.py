@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILE = "stacks/Pulumi.lab.yaml"
 
 
-def problems(values: dict) -> list[str]:
+def problems(values: dict[str, Any]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         parse(values, "lab", FILE)
     first, *rest = str(caught.value).splitlines()
@@ -24,7 +25,7 @@ def problems(values: dict) -> list[str]:
     return [line.removeprefix("  - ") for line in rest]
 
 
-def test_a_sparse_configuration_gets_the_documented_defaults():
+def test_a_sparse_configuration_gets_the_documented_defaults() -> None:
     config = parse(raw(), "lab", FILE)
     assert (config.record_ttl, config.operator_user, config.protect) == (30, "operator", True)
     assert config.primary.image == "debian-13-x64"
@@ -59,7 +60,9 @@ def test_a_sparse_configuration_gets_the_documented_defaults():
         ({"retention": 3}, "lifeline:retention is not a key", "alertEmail"),
     ],
 )
-def test_one_wrong_value_is_one_problem_with_key_and_what_is_allowed(change, key, allowed):
+def test_one_wrong_value_is_one_problem_with_key_and_what_is_allowed(
+    change: dict[str, Any], key: str, allowed: str
+) -> None:
     found = problems(raw(**change))
     assert len(found) == 1, found
     assert found[0].startswith(key)
@@ -77,11 +80,11 @@ def test_one_wrong_value_is_one_problem_with_key_and_what_is_allowed(change, key
         ({"offsite__lockDays": 400}, "offsite.retentionDays"),
     ],
 )
-def test_values_that_contradict_each_other_are_refused(change, key):
+def test_values_that_contradict_each_other_are_refused(change: dict[str, Any], key: str) -> None:
     assert [line.split()[0] for line in problems(raw(**change))] == [f"lifeline:{key}"]
 
 
-def test_every_problem_is_reported_at_once():
+def test_every_problem_is_reported_at_once() -> None:
     found = problems(raw(domain=None, recordTtl=1, vault__region="moon1", typo=1))
     assert [line.split()[0] for line in found] == [
         "lifeline:domain",
@@ -91,23 +94,23 @@ def test_every_problem_is_reported_at_once():
     ]
 
 
-def test_a_wrong_seed_is_never_shown():
+def test_a_wrong_seed_is_never_shown() -> None:
     (found,) = problems(raw(seed="hunter2"))
     assert "hunter2" not in found
     assert "LIFELINE_SEED_FILE" in found
 
 
-def test_alternative_fences_may_be_joined():
+def test_alternative_fences_may_be_joined() -> None:
     config = parse(raw(policy__fenceRequired=["power-off", "vault-key+self-fence"]), "lab", FILE)
     assert config.policy.fence_required == ("power-off", "vault-key+self-fence")
 
 
-def test_own_values_are_decoded_and_others_left_out():
+def test_own_values_are_decoded_and_others_left_out() -> None:
     everything = {"lifeline:vault": '{"region":"ams3"}', "lifeline:name": "genesis", "digitalocean:token": "x"}
     assert own_values(everything) == {"vault": {"region": "ams3"}, "name": "genesis"}
 
 
-def test_seed_and_key_come_from_files_that_the_environment_names(tmp_path):
+def test_seed_and_key_come_from_files_that_the_environment_names(tmp_path: Path) -> None:
     (tmp_path / "seed").write_text(f"{SEED}\n")
     (tmp_path / "id.pub").write_text(f"{PUBLIC_KEY}\n")
     env = {"LIFELINE_SEED_FILE": str(tmp_path / "seed"), "LIFELINE_SSH_KEY": str(tmp_path / "id")}
@@ -116,12 +119,12 @@ def test_seed_and_key_come_from_files_that_the_environment_names(tmp_path):
     assert with_files({"seed": "stays", "sshPublicKey": "stays"}, env) == {"seed": "stays", "sshPublicKey": "stays"}
 
 
-def test_a_file_that_cannot_be_read_is_named_with_its_variable(tmp_path):
+def test_a_file_that_cannot_be_read_is_named_with_its_variable(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"LIFELINE_SEED_FILE names {tmp_path}/none"):
         with_files({}, {"LIFELINE_SEED_FILE": str(tmp_path / "none")})
 
 
-def test_the_service_port_is_read_from_the_service(tmp_path):
+def test_the_service_port_is_read_from_the_service(tmp_path: Path) -> None:
     config = parse(raw(service="service.toml"), "lab", FILE)
     (tmp_path / "service.toml").write_text('name = "genesis"\nport = 8080\nhealth = "/health"\n')
     assert service_port(config, tmp_path).number == 8080
@@ -136,13 +139,13 @@ def test_the_service_port_is_read_from_the_service(tmp_path):
         ("name =", "is not TOML"),
     ],
 )
-def test_a_service_that_cannot_be_used_is_refused(tmp_path, text, says):
+def test_a_service_that_cannot_be_used_is_refused(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "service.toml").write_text(text)
     with pytest.raises(ConfigError, match=says):
         service_port(parse(raw(service="service.toml"), "lab", FILE), tmp_path)
 
 
-def test_endpoints_are_the_public_clouds_unless_something_else_is_said():
+def test_endpoints_are_the_public_clouds_unless_something_else_is_said() -> None:
     config = parse(raw(), "lab", FILE)
     public = Endpoints("https://ams3.digitaloceanspaces.com", None, "https://api.digitalocean.com")
     assert endpoints(config, {}, {}) == public
@@ -151,13 +154,15 @@ def test_endpoints_are_the_public_clouds_unless_something_else_is_said():
         "AWS_ENDPOINT_URL_S3": "http://198.18.0.20",
         "DIGITALOCEAN_API_URL": "http://198.18.0.10/",
     }
-    assert endpoints(config, {}, env) == Endpoints("http://ams3.spaces.test", "http://198.18.0.20", "http://198.18.0.10")
+    assert endpoints(config, {}, env) == Endpoints(
+        "http://ams3.spaces.test", "http://198.18.0.20", "http://198.18.0.10"
+    )
     stack = {"digitalocean:spacesEndpoint": "https://{{.Region}}.example"}
     assert endpoints(config, stack, env).vault == "https://ams3.example"
 
 
 @pytest.mark.parametrize("stack", ["lab", "prod"])
-def test_the_stack_files_that_are_shipped_are_valid_and_hold_no_secret(stack):
+def test_the_stack_files_that_are_shipped_are_valid_and_hold_no_secret(stack: str) -> None:
     document = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())
     everything = {
         key: json.dumps(value) if isinstance(value, dict | list) else value for key, value in document["config"].items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
@@ -13,19 +14,19 @@ from infra.identity import bucket_name, host_key
 from tests.unit.infra_stack import PUBLIC_KEY, SEED
 
 
-def test_a_host_key_is_the_same_for_the_same_seed_and_name_and_no_other():
+def test_a_host_key_is_the_same_for_the_same_seed_and_name_and_no_other() -> None:
     assert host_key(SEED, "primary-newyork") == host_key(SEED, "primary-newyork")
     assert host_key(SEED, "primary-newyork") != host_key(SEED, "backup-singapore")
     assert host_key(SEED, "primary-newyork") != host_key("ab" * 32, "primary-newyork")
 
 
-def test_the_derivation_never_changes():
+def test_the_derivation_never_changes() -> None:
     """A pin that existing fleets rely on: a change here locks operators out of their hosts."""
     public = host_key("00" * 32, "primary-newyork").public
     assert public == "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAdcislelQcCsNcFIw4wU5pHmKKL7jaYRcDMjBNMso+l"
 
 
-def test_other_tools_read_the_private_key(tmp_path):
+def test_other_tools_read_the_private_key(tmp_path: Path) -> None:
     key = host_key(SEED, "primary-newyork")
     loaded = load_ssh_private_key(key.private.encode(), password=None).public_key()
     assert loaded.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode() == key.public
@@ -36,14 +37,14 @@ def test_other_tools_read_the_private_key(tmp_path):
     assert shown.split()[:2] == key.public.split()
 
 
-def test_bucket_names_are_legal_and_do_not_show_the_seed():
+def test_bucket_names_are_legal_and_do_not_show_the_seed() -> None:
     name = bucket_name(SEED, "a" * 60, "offsite")
     assert len(name) <= 63
     assert SEED[:10] not in name
     assert bucket_name(SEED, "genesis-lab", "vault") != bucket_name("ab" * 32, "genesis-lab", "vault")
 
 
-def test_cloud_init_gets_one_host_key_one_operator_and_no_password():
+def test_cloud_init_gets_one_host_key_one_operator_and_no_password() -> None:
     key = host_key(SEED, "primary-newyork")
     text = user_data("operator", PUBLIC_KEY, key)
     assert text.startswith("#cloud-config\n")
@@ -59,12 +60,13 @@ def test_cloud_init_gets_one_host_key_one_operator_and_no_password():
     assert len(text) < 64 * 1024  # DigitalOcean takes no more
 
 
-def _first_boot(tmp_path, installed: tuple[str, ...]) -> list[str]:
+def _first_boot(tmp_path: Path, installed: tuple[str, ...]) -> list[str]:
     """Run the script with stand-ins for dpkg-query and apt-get; returns apt-get's calls."""
     log = tmp_path / "log"
     log.touch()
+    have = " ".join(installed)
     tools = {
-        "dpkg-query": f'for last; do :; done; case " {" ".join(installed)} " in *" $last "*) printf installed;; *) exit 1;; esac',
+        "dpkg-query": f'for last; do :; done\ncase " {have} " in *" $last "*) printf installed;; *) exit 1;; esac',
         "apt-get": f'echo "$@" >> {log}',
     }
     for name, body in tools.items():
@@ -75,17 +77,17 @@ def _first_boot(tmp_path, installed: tuple[str, ...]) -> list[str]:
     return log.read_text().splitlines()
 
 
-def test_first_boot_asks_no_registry_when_nothing_is_missing(tmp_path):
+def test_first_boot_asks_no_registry_when_nothing_is_missing(tmp_path: Path) -> None:
     assert _first_boot(tmp_path, PACKAGES) == []
 
 
-def test_first_boot_installs_what_is_missing_and_only_that(tmp_path):
+def test_first_boot_installs_what_is_missing_and_only_that(tmp_path: Path) -> None:
     update, install = _first_boot(tmp_path, tuple(name for name in PACKAGES if name not in ("restic", "zstd")))
     assert update.startswith("update")
     assert install.endswith(" restic zstd")
 
 
-def test_nothing_expires_by_age_that_something_else_is_built_on():
+def test_nothing_expires_by_age_that_something_else_is_built_on() -> None:
     rules = retention.rules(365, 30, 1)
     expiring = {rule.prefix for rule in rules if rule.expire_days is not None}
     assert expiring == set(retention.EXPIRING)

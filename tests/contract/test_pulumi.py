@@ -1,0 +1,203 @@
+"""`pulumi up`, `preview`, `refresh` and `destroy` hold: on a loopback cloud, and on the lab with its real hosts.
+
+One stack per cloud, taken through its life in the order below; each test leaves it as the next one expects it: up and
+unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+from botocore.config import Config
+
+from lifeline.model import Inventory
+from tests.contract.pulumi_cloud import ROOT, Pulumi, loopback_cloud
+
+# Without root the loopback half would run anywhere; both need the Pulumi CLI, which `make test` brings.
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.xdist_group("pulumi")]
+
+UP_WITHIN_S = 30.0  # two droplets in parallel and some fifty resources; about 5 s on loopback, 10 s with real hosts
+
+
+class Cloud:
+    """A cloud with the stack `lab` in it."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = env
+        self.pulumi = Pulumi(env)
+
+    def api(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """A call behind Pulumi's back."""
+        headers = {"authorization": f"Bearer {self.env['DIGITALOCEAN_TOKEN']}"}
+        with httpx.Client(base_url=self.env["DIGITALOCEAN_API_URL"], headers=headers, trust_env=False) as client:
+            response = client.request(method, path, json=body, timeout=30)
+        response.raise_for_status()
+        return response.json() if response.content else None
+
+    def resources(self) -> list[dict[str, Any]]:
+        exported = json.loads(self.pulumi("stack", "export").stdout)
+        return list(exported["deployment"].get("resources", []))
+
+    def wait_gone(self, droplet: str) -> None:
+        deadline = time.monotonic() + 60
+        while any(str(one["id"]) == droplet for one in self.api("GET", "/v2/droplets?per_page=200")["droplets"]):
+            assert time.monotonic() < deadline, f"droplet {droplet} is still there"
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module", params=["loopback", "lab"])
+def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """The stack is up when a test begins."""
+    if request.param == "lab":
+        made = Cloud(request.getfixturevalue("lab"))
+        made.pulumi("up", "--yes", "--skip-preview")
+        yield made
+        return
+    with loopback_cloud(tmp_path_factory.mktemp("pulumi")) as env:
+        made = Cloud(env)
+        made.pulumi("stack", "init", "lab")
+        made.pulumi("up", "--yes", "--skip-preview")
+        yield made
+
+
+def test_a_second_up_finds_nothing_to_do_and_soon(cloud: Cloud) -> None:
+    started = time.monotonic()
+    cloud.pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")
+    assert time.monotonic() - started < UP_WITHIN_S
+
+
+def test_preview_and_refresh_find_no_change(cloud: Cloud) -> None:
+    cloud.pulumi("preview", "--expect-no-changes")
+    cloud.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+    cloud.pulumi("preview", "--expect-no-changes")
+
+
+def test_the_checkout_stays_as_it_was(cloud: Cloud) -> None:
+    """A stack file that Pulumi rewrites would be a change to commit after every lab."""
+    text = (ROOT / "stacks" / "Pulumi.lab.yaml").read_text()
+    cloud.pulumi("preview")
+    assert (ROOT / "stacks" / "Pulumi.lab.yaml").read_text() == text
+    assert "secure:" not in text
+
+
+def test_the_inventory_is_what_the_library_reads(cloud: Cloud) -> None:
+    inventory = Inventory.from_json(cloud.pulumi.inventory())
+    assert [host.home_role for host in inventory.hosts] == ["primary", "backup"]
+    assert inventory.record.fqdn == "trade.genesis.test"
+    assert all(host.vault_key and host.offsite_key for host in inventory.hosts)
+    assert inventory.vault.endpoint == "http://ams3.spaces.test"
+    assert inventory.cloud_api == cloud.env["DIGITALOCEAN_API_URL"]
+
+
+def test_secrets_are_secrets_everywhere(cloud: Cloud) -> None:
+    """Not in the output without --show-secrets, not in the state in the clear."""
+    inventory = cloud.pulumi.inventory()
+    secrets = [host[key]["secret_key"] for host in inventory["hosts"] for key in ("vault_key", "offsite_key")]
+    seed = Path(cloud.env["LIFELINE_SEED_FILE"]).read_text().strip()
+    shown = cloud.pulumi("stack", "output", "--json").stdout + cloud.pulumi("stack", "export").stdout
+    assert all(secret and secret not in shown for secret in secrets)
+    assert seed not in shown
+    assert "PRIVATE KEY" not in shown
+
+
+def test_a_droplet_deleted_behind_its_back_is_rebuilt_with_its_identity(cloud: Cloud) -> None:
+    before = Inventory.from_json(cloud.pulumi.inventory()).home_primary
+    cloud.api("DELETE", f"/v2/droplets/{before.droplet_id}")
+    cloud.wait_gone(before.droplet_id)
+    cloud.pulumi("up", "--refresh", "--yes", "--skip-preview")
+    after = Inventory.from_json(cloud.pulumi.inventory()).home_primary
+    assert after.droplet_id != before.droplet_id
+    assert (after.name, after.host_key, after.vault_key) == (before.name, before.host_key, before.vault_key)
+    records = cloud.api("GET", "/v2/domains/genesis.test/records?per_page=200")["domain_records"]
+    assert [one["data"] for one in records if one["name"] == after.name and one["type"] == "A"] == [after.address]
+    cloud.pulumi("preview", "--expect-no-changes")
+    cloud.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+
+
+def test_a_failover_of_the_record_is_no_change_even_after_a_refresh(cloud: Cloud) -> None:
+    inventory = Inventory.from_json(cloud.pulumi.inventory())
+    path = f"/v2/domains/genesis.test/records/{inventory.record.id}"
+    record = {"type": "A", "name": "trade", "ttl": 30, "data": inventory.home_backup.address}
+    cloud.api("PUT", path, record)
+    cloud.pulumi("preview", "--expect-no-changes")
+    cloud.pulumi("up", "--refresh", "--yes", "--skip-preview")
+    assert cloud.api("GET", path)["domain_record"]["data"] == inventory.home_backup.address
+    cloud.api("PUT", path, {**record, "data": inventory.home_primary.address})
+    cloud.pulumi("refresh", "--yes", "--skip-preview")
+
+
+def test_a_fenced_key_is_made_anew(cloud: Cloud) -> None:
+    """Fencing deletes a host's Spaces key; the next `up --refresh` gives the host another one."""
+    before = Inventory.from_json(cloud.pulumi.inventory()).home_primary.vault_key
+    assert before is not None
+    cloud.api("DELETE", f"/v2/spaces/keys/{before.access_key}")
+    cloud.pulumi("up", "--refresh", "--yes", "--skip-preview")
+    after = Inventory.from_json(cloud.pulumi.inventory()).home_primary.vault_key
+    assert after is not None and after.access_key != before.access_key
+    assert after.secret_key != before.secret_key
+
+
+def test_drift_is_seen_and_put_right(cloud: Cloud) -> None:
+    firewalls = cloud.api("GET", "/v2/firewalls?per_page=200")["firewalls"]
+    changed = next(one for one in firewalls if one["name"] == "genesis-lab-nyc3")
+    closed = [rule for rule in changed["inbound_rules"] if rule["ports"] != "8080"]
+    cloud.api("PUT", f"/v2/firewalls/{changed['id']}", {**changed, "inbound_rules": closed})
+    refused = cloud.pulumi("preview", "--refresh", "--expect-no-changes", check=False)
+    assert refused.returncode != 0
+    cloud.pulumi("up", "--refresh", "--yes", "--skip-preview")
+    mended = cloud.api("GET", f"/v2/firewalls/{changed['id']}")["firewall"]
+    assert "8080" in [rule["ports"] for rule in mended["inbound_rules"]]
+
+
+def test_a_host_may_do_with_the_stores_what_it_needs_and_no_more(cloud: Cloud) -> None:
+    inventory = Inventory.from_json(cloud.pulumi.inventory())
+    host = inventory.home_primary
+    assert host.offsite_key is not None
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=inventory.offsite.endpoint,
+        region_name=inventory.offsite.region,
+        aws_access_key_id=host.offsite_key.access_key,
+        aws_secret_access_key=host.offsite_key.secret_key,
+        config=Config(s3={"addressing_style": "path"}, proxies={}, request_checksum_calculation="when_required"),
+    )
+    lease = inventory.lease_store.bucket
+    s3.put_object(Bucket=lease, Key="lease/genesis.json", Body=b"{}")
+    stored = s3.put_object(Bucket=inventory.offsite.bucket, Key="snapshots/genesis/config", Body=b"x")
+    object_ = {"Bucket": inventory.offsite.bucket, "Key": "snapshots/genesis/config"}
+    for call, arguments in (
+        (s3.put_object, {"Bucket": lease, "Key": "lease/other.json", "Body": b"{}"}),
+        (s3.delete_object, {"Bucket": lease, "Key": "lease/genesis.json"}),
+        (s3.delete_object, object_),
+        (s3.delete_object, {**object_, "VersionId": stored["VersionId"]}),
+    ):
+        with pytest.raises(s3.exceptions.ClientError, match="AccessDenied"):
+            call(**arguments)
+
+
+def test_a_mistake_in_the_configuration_is_one_message_and_no_traceback(cloud: Cloud, tmp_path: Path) -> None:
+    text = (ROOT / "stacks" / "Pulumi.lab.yaml").read_text()
+    wrong = tmp_path / "Pulumi.lab.yaml"
+    wrong.write_text(text.replace("region: sgp1", "region: nyc3").replace('recordTtl: "30"', 'recordTtl: "5"'))
+    refused = cloud.pulumi("preview", "--config-file", str(wrong), check=False)
+    said = refused.stdout + refused.stderr
+    assert refused.returncode != 0
+    assert "lifeline:recordTtl is" in said
+    assert "Traceback" not in said
+
+
+def test_destroy_leaves_nothing_and_it_comes_up_again(cloud: Cloud) -> None:
+    """Last: with objects in its buckets, some of them locked."""
+    cloud.pulumi("destroy", "--yes", "--skip-preview")
+    assert cloud.resources() == []
+    assert cloud.api("GET", "/v2/droplets?per_page=200")["droplets"] == []
+    assert cloud.api("GET", "/v2/spaces/keys?per_page=200")["keys"] == []
+    cloud.pulumi("up", "--yes", "--skip-preview")
+    cloud.pulumi("preview", "--expect-no-changes")
