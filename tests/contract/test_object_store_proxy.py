@@ -1,0 +1,107 @@
+"""The lab's HTTP proxy: real clients reach buckets by name through it, signed requests arrive as they were sent."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Literal
+
+import boto3
+import pytest
+from botocore.config import Config as BotoConfig
+from dnslib import QTYPE, RR, A
+from dnslib.server import BaseResolver, DNSServer
+
+from lab import proxy
+from lab.proxy import ProxySpec
+from lab.servers import prepare
+from tests.contract.stores import OPERATOR, free_ports, running, spaces_spec, wait_until
+
+pytestmark = pytest.mark.slow
+
+BUCKET = "vault"
+KEY = "replica/a b/ü/x+%20?.ltx"
+
+
+class Everything(BaseResolver):  # type: ignore[misc]
+    """Answers 127.0.0.1 to every question for an address."""
+
+    def resolve(self, request, handler):
+        reply = request.reply()
+        if request.q.qtype == QTYPE.A:
+            reply.add_answer(RR(request.q.qname, QTYPE.A, rdata=A("127.0.0.1"), ttl=1))
+        return reply
+
+
+@pytest.fixture(scope="module")
+def through(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The proxy's URL, and the endpoint of a store that is only reachable by name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        dns_port = probe.getsockname()[1]
+    dns = DNSServer(Everything(), address="127.0.0.1", port=dns_port)
+    dns.start_thread()
+    folder = tmp_path_factory.mktemp("proxy")
+    spec = ProxySpec(folder, "127.0.0.1", free_ports(1), f"127.0.0.1:{dns_port}")
+    description = proxy.server(spec)
+    prepare(description)
+    process = subprocess.Popen(description.argv, env=description.env)
+    try:
+        wait_until(description.ready, 10)
+        with running(spaces_spec(tmp_path_factory.mktemp("spaces")), "us-east-1") as store:
+            store.client().create_bucket(Bucket=BUCKET)
+            yield f"http://127.0.0.1:{spec.port}", f"http://{store.spec.domain}:{store.spec.port}"
+    finally:
+        process.terminate()
+        process.wait()
+        dns.stop()
+
+
+@pytest.mark.parametrize("style", ["virtual", "path"])
+def test_boto3_writes_and_reads_by_name(
+    through: tuple[str, str], style: Literal["virtual", "path"], monkeypatch: pytest.MonkeyPatch
+):
+    url, endpoint = through
+    monkeypatch.setenv("http_proxy", url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=OPERATOR.access_key,
+        aws_secret_access_key=OPERATOR.secret_key,
+        region_name="us-east-1",
+        config=BotoConfig(s3={"addressing_style": style}, retries={"total_max_attempts": 1}),
+    )
+    client.put_object(Bucket=BUCKET, Key=KEY, Body=b"1", Metadata={"under_score.dot": "kept"})
+    assert client.head_object(Bucket=BUCKET, Key=KEY)["Metadata"] == {"under_score.dot": "kept"}
+    assert [item["Key"] for item in client.list_objects_v2(Bucket=BUCKET, Prefix="replica/a b/")["Contents"]] == [KEY]
+    body = os.urandom(20 << 20)  # beyond the 2 MB from which clients say Expect: 100-continue
+    client.put_object(Bucket=BUCKET, Key="big", Body=body)
+    back = io.BytesIO()
+    client.download_fileobj(BUCKET, "big", back)
+    assert back.getvalue() == body
+
+
+def curl(url: str, *arguments: str) -> tuple[int, str]:
+    argv = ["curl", "--silent", "--proxy", url, "--noproxy", "", "--write-out", "\n%{http_code}", *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    body, _, status = done.stdout.rpartition("\n")
+    return int(status), body
+
+
+@pytest.mark.parametrize(
+    "url", ["http://example.com/", "http://127.0.0.1/", "http://198.20.0.1/", "http://test/", "http://a.test.evil.com/"]
+)
+def test_what_is_not_the_labs_is_refused_with_the_reason(through: tuple[str, str], url: str):
+    status, body = curl(through[0], url)
+    assert (status, "serves names under .test" in body) == (403, True)
+
+
+def test_it_does_not_go_round_in_circles_nor_tunnel(through: tuple[str, str]):
+    assert curl(through[0], through[0])[0] == 403
+    tunnel = curl(through[0], "--proxytunnel", f"{through[1]}/")
+    assert tunnel[0] in (0, 400, 403, 405)
+    assert "alive" not in tunnel[1]

@@ -1,0 +1,207 @@
+"""The lease on the in-memory store, with everything that can go wrong between a write and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lifeline.errors import LifelineError, Unavailable
+from lifeline.lease import Leases, LeaseView, Observer, describe
+from lifeline.model import Lease
+from lifeline.store import MemoryStore
+from tests.contract.lease_suite import LeaseSuite, claim
+
+
+class TestLeaseInMemory(LeaseSuite):
+    @pytest.fixture
+    def store(self) -> MemoryStore:
+        return MemoryStore()
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+class Unreliable(MemoryStore):
+    """A store whose conditional writes go wrong on order: ``before`` or ``after`` they happened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: list[BaseException] = []
+        self.after: list[BaseException] = []
+        self.between: Callable[[], object] | None = None
+        self.written: list[Lease] = []
+
+    def put_if_absent(self, key: str, body: bytes) -> str:
+        return self._unreliably(lambda: super(Unreliable, self).put_if_absent(key, body))
+
+    def put_if_match(self, key: str, body: bytes, etag: str) -> str:
+        return self._unreliably(lambda: super(Unreliable, self).put_if_match(key, body, etag))
+
+    def _unreliably(self, write: Callable[[], str]) -> str:
+        if self.before:
+            raise self.before.pop(0)
+        if self.between:
+            act, self.between = self.between, None
+            act()
+        etag = write()
+        self.written.append(Lease.from_json(self.get("lease/genesis.json").body))
+        if self.after:
+            raise self.after.pop(0)
+        return etag
+
+
+def test_a_take_killed_before_its_answer_came_is_recognised_when_run_again():
+    store = Unreliable()
+    store.after = [Killed()]
+    with pytest.raises(Killed):
+        Leases(store, "genesis").take(claim())
+    view = Leases(store, "genesis").take(claim())
+    assert (view.epoch, len(store.written)) == (1, 1)
+
+
+def test_a_take_whose_answer_is_lost_is_settled_by_reading():
+    store = Unreliable()
+    store.after = [Unavailable("timed out")]
+    assert Leases(store, "genesis").take(claim()).epoch == 1
+    assert len(store.written) == 1
+
+
+def test_a_take_that_never_arrived_is_an_error_and_may_be_run_again():
+    store = Unreliable()
+    store.before = [Unavailable("timed out")]
+    leases = Leases(store, "genesis")
+    with pytest.raises(Unavailable, match="timed out"):
+        leases.take(claim())
+    assert leases.read() == LeaseView()
+    assert leases.take(claim()).epoch == 1
+
+
+def test_a_renewal_between_read_and_write_costs_the_take_over_one_more_try():
+    store = Unreliable()
+    leases = Leases(store, "genesis")
+    leases.take(claim())
+    store.between = lambda: Leases(store, "genesis").renew("primary-newyork", 1)
+    assert leases.depose(claim("backup-singapore", "run-2"), over=1).epoch == 2
+
+
+def test_a_lost_renewal_is_an_error_for_the_holder_even_if_it_was_written():
+    store = Unreliable()
+    leases = Leases(store, "genesis")
+    leases.take(claim())
+    store.after = [Unavailable("timed out")]
+    with pytest.raises(Unavailable):
+        leases.renew("primary-newyork", 1)
+    assert leases.renew("primary-newyork", 1).held_by("primary-newyork")
+
+
+def test_a_damaged_lease_is_an_error_that_names_it():
+    store = MemoryStore()
+    store.put("lease/genesis.json", b"{")
+    with pytest.raises(LifelineError, match=r"lease/genesis\.json in bucket memory"):
+        Leases(store, "genesis").read()
+
+
+def test_the_lease_in_words():
+    leases = Leases(MemoryStore(), "genesis")
+    assert describe(leases.read()) == "nobody ever held the lease"
+    leases.take(claim())
+    assert describe(leases.read()) == "the lease of epoch 1 is primary-newyork's (taken by operator:ann)"
+    leases.release("primary-newyork", 1)
+    assert describe(leases.read()) == "the lease of epoch 1 was released by primary-newyork"
+
+
+# --- never two holders of one epoch -----------------------------------------------------------------------------------
+
+HOSTS = ("a", "b", "c")
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(("take", "depose", "renew", "release")),
+        st.sampled_from(HOSTS),
+        st.integers(0, 3),  # which run, or which epoch it believes in
+        st.sampled_from(("fine", "lost before", "lost after", "killed after", "raced")),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS)
+def test_an_epoch_never_has_two_holders_and_epochs_only_grow(steps):
+    store = Unreliable()
+    leases = Leases(store, "genesis")
+    holders: dict[int, str] = {}
+    newest = 0
+    for verb, host, number, fate in steps:
+        store.before = [Unavailable("before")] if fate == "lost before" else []
+        fates: dict[str, list[BaseException]] = {"lost after": [Unavailable("after")], "killed after": [Killed()]}
+        store.after = fates.get(fate, [])
+        if fate == "raced":  # somebody else takes over between this one's read and its write
+            store.between = lambda: Leases(store, "genesis").take(claim("rival", f"rival-{len(store.written)}"))
+        run = claim(host, f"{host}-{number}")
+        believed = max(1, newest - number)
+        try:
+            if verb == "take":
+                leases.take(run)
+            elif verb == "depose":
+                leases.depose(run, over=believed)
+            elif verb == "renew":
+                leases.renew(host, believed)
+            else:
+                leases.release(host, believed)
+        except (LifelineError, Killed):
+            pass
+        store.before, store.after, store.between = [], [], None
+        for lease in store.written:
+            assert holders.setdefault(lease.epoch, lease.holder) == lease.holder
+        assert newest <= leases.read().epoch == max(holders, default=0)
+        newest = leases.read().epoch
+
+
+# --- expiry is observed -----------------------------------------------------------------------------------------------
+
+LEASE = Lease("genesis", "a", 1, ttl_s=30, margin_s=5, renewal=0, taken_by="operator:ann", run_id="r")
+VIEW = LeaseView(LEASE, '"1"')
+
+
+@pytest.mark.parametrize(
+    ("begun", "expired"),
+    [
+        (10.0, False),
+        (44.9, False),
+        (45.0, True),  # ttl 30 + margin 5 after the end of the first read, which was at 10
+        (1000.0, True),
+    ],
+)
+def test_a_lease_expires_when_it_was_seen_unchanged_for_ttl_and_margin(begun: float, expired: bool):
+    observer = Observer().seen(VIEW, 9.0, 10.0).seen(VIEW, begun, begun + 1)
+    assert observer.expired is expired
+
+
+def test_nothing_expires_that_was_read_only_once_however_long_ago():
+    assert not Observer().seen(VIEW, 0.0, 1.0).expired
+    assert not Observer().expired
+
+
+def test_a_renewal_starts_the_clock_anew():
+    renewed = LeaseView(replace(LEASE, renewal=1), '"2"')
+    observer = Observer().seen(VIEW, 0, 1).seen(renewed, 100, 101)
+    assert not observer.expired
+    assert not observer.seen(renewed, 135.9, 136).expired
+    assert observer.seen(renewed, 136, 137).expired
+
+
+def test_a_slow_read_counts_against_expiry_at_both_ends():
+    # First seen at the end of a read, last confirmed at the begin of one: never sooner than it was.
+    observer = Observer().seen(VIEW, 0, 20).seen(VIEW, 54, 80)
+    assert observer.unchanged_s == 34
+    assert not observer.expired
+
+
+def test_what_nobody_holds_may_be_taken_at_once():
+    assert Observer().seen(LeaseView(), 0, 1).expired
+    assert Observer().seen(LeaseView(replace(LEASE, ttl_s=0.0), '"2"'), 0, 1).expired
