@@ -31,6 +31,7 @@ from services.genesis.engine.web import Api
 
 REPO = Path(__file__).resolve().parents[2]
 SERVICE = Service.load(REPO / "services/genesis/service.toml")
+EXCHANGE = {"GENESIS_EXCHANGE": "http://127.0.0.1:1"}
 SYMBOLS = frozenset({"BTC", "ETH"})
 
 
@@ -329,7 +330,7 @@ def test_a_senseless_order_is_refused_by_field(change: dict[str, Any], word: str
 
 
 def config(folder: Path, **env: str) -> Config:
-    return Config.load({"GENESIS_HOME": str(folder), "GENESIS_LOGS": str(folder / "logs"), **env})
+    return Config.load({"GENESIS_HOME": str(folder), "GENESIS_LOGS": str(folder / "logs"), **EXCHANGE, **env})
 
 
 def test_the_api_answers_with_honest_status_codes(rig: Rig) -> None:
@@ -398,11 +399,16 @@ def test_state_files_say_what_the_database_says(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("GENESIS_DURABILITY", "hope"), ("LIFELINE_EPOCH", "two"), ("GENESIS_EXCHANGE", "ftp://x")],
+    [
+        ("GENESIS_DURABILITY", "hope"),
+        ("LIFELINE_EPOCH", "two"),
+        ("GENESIS_EXCHANGE", "ftp://x"),
+        ("GENESIS_EXCHANGE", ""),
+    ],
 )
 def test_a_wrong_setting_is_named(name: str, value: str) -> None:
     with pytest.raises(BadSetting, match=name):
-        Config.load({name: value})
+        Config.load({**EXCHANGE, name: value})
 
 
 # -- the process: real sockets, a fake agent, SIGKILL
@@ -507,7 +513,7 @@ def test_the_process_survives_sigkill_quiesces_resumes_and_ends_on_sigterm(proce
 
 
 def test_a_standby_does_not_even_open_the_database(tmp_path: Path) -> None:
-    environment = {**os.environ, "LIFELINE_ROLE": "standby", "GENESIS_HOME": str(tmp_path / "home")}
+    environment = {**os.environ, **EXCHANGE, "LIFELINE_ROLE": "standby", "GENESIS_HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [sys.executable, str(REPO / "services/genesis/bin/genesis"), "serve"],
         env=environment,

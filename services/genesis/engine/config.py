@@ -44,7 +44,7 @@ class Config:
         if durability not in ("vault", "async"):
             raise BadSetting(f'GENESIS_DURABILITY: "{durability}"; vault or async')
         socket = setting("LIFELINE_AGENT_SOCKET", "/run/lifeline/agent.sock")
-        exchange = setting("GENESIS_EXCHANGE", defaults["exchange"])
+        exchange = setting("GENESIS_EXCHANGE", "")
         if urlsplit(exchange).scheme != "http" or not urlsplit(exchange).hostname:
             raise BadSetting(f'GENESIS_EXCHANGE: "{exchange}"; http://HOST:PORT')
         home = Path(setting("GENESIS_HOME", "/var/lib/genesis"))
