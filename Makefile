@@ -25,7 +25,7 @@ help: ## this list
 
 .PHONY: test
 test: check setup-lab ## prove everything, the lab included: real hosts, real Pulumi, faults (needs root; from nothing under 25 min)
-	$(IN_VENV) pytest -m lab --timeout 900 tests
+	$(IN_VENV) LIFELINE_REQUIRE_LAB=1 pytest -m lab --timeout 900 tests
 
 .PHONY: drill
 drill: setup-lab ## rehearse a failover on real hosts and report RTO and RPO (needs root; SCENARIO=complete-failure)
