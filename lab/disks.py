@@ -38,6 +38,9 @@ def mount(image: Path, disk: Path, root: Path) -> None:
 
 def unmount(root: Path) -> None:
     """Unmount whatever is mounted at ``root``, however often."""
+    if is_mounted(root):
+        status = root.stat()  # nspawn locks the tree by its inode, and leaves the lock's file
+        Path(f"/run/systemd/nspawn/locks/inode-{status.st_dev}:{status.st_ino}").unlink(missing_ok=True)
     while is_mounted(root):
         # Lazily: the machine's own mount namespace may take some milliseconds to die after its processes.
         run(["umount", "--lazy", str(root)])

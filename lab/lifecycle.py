@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lab import config, disks, network, parts, shell
 from lab.config import LabConfig
-from lab.machines import NspawnMachines, group_of
+from lab.machines import NspawnMachines, forget, group_of
 from lab.processes import Group, groups, remove_all
 from lab.providers import choice
 from lab.servers import Server, tidy
@@ -225,6 +225,7 @@ def _clear(*, keep_logs: bool) -> None:
     remove_all()
     for where in [*disks.all_mounts(), *disks.mounts_below(state)]:
         disks.unmount(Path(where))
+    forget()
     network.down()
     with contextlib.suppress(OSError, ValueError, KeyError):
         for server in parts.servers(LabConfig.load(state / "lab.json")):

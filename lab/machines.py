@@ -51,6 +51,7 @@ class NspawnMachines:
             network.detach(droplet_id)
             self._drop_disk(droplet_id)
             disks.remove(self._home(droplet_id))
+            forget(network.namespace_of(droplet_id))
 
     def power_on(self, droplet_id: int) -> None:
         with self._locked(droplet_id):
@@ -210,6 +211,12 @@ class NspawnMachines:
 def group_of(droplet_id: int) -> str:
     """The droplet's control group (see lab.processes)."""
     return f"d{droplet_id}"
+
+
+def forget(pattern: str = f"{network.PREFIX}d*") -> None:
+    """Remove the folders that nspawn made for machines of this name and doesn't remove."""
+    for folder in Path("/run/systemd/nspawn/propagate").glob(pattern):
+        disks.remove(folder)
 
 
 def _nspawn(droplet_id: int, root: Path) -> list[str]:

@@ -110,6 +110,16 @@ def down() -> None:
             run(["ip", "link", "delete", name])
     if table_exists(TABLE):
         run(["nft", "delete", "table", "inet", TABLE])
+    _forget_netns_folder()
+
+
+def _forget_netns_folder() -> None:
+    """``ip netns add`` mounts /run/netns onto itself, once; undone when nobody has a namespace in it."""
+    folder = Path("/run/netns")
+    if folder.is_dir() and not any(folder.iterdir()):
+        while f" {folder} " in Path("/proc/self/mounts").read_text():
+            run(["umount", str(folder)])
+        folder.rmdir()
 
 
 def table_exists(table: str) -> bool:

@@ -1,0 +1,84 @@
+"""Fixtures of every test. The lab's is here because there can be one lab only: its addresses are fixed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_LOCK = Path("/run/lock/lifeline-lab-tests")
+
+
+@dataclass(frozen=True)
+class RunningLab:
+    """The lab that tests share. ``env``: all variables of a shell for it. ``ours``: it may be taken down and broken."""
+
+    env: dict[str, str]
+    state: Path
+    ours: bool
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What ends the lab runs last, or all others would have to start it again."""
+    items.sort(key=lambda item: "ends_lab" in item.fixturenames if isinstance(item, pytest.Function) else False)
+
+
+@pytest.fixture(scope="session")
+def lab_session() -> Iterator[RunningLab]:
+    """Start the lab if none is up, and take down what was started."""
+    _need_lab()
+    from lab import lifecycle
+    from lab.config import LabConfig, state_dir
+
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ours = not (state_dir() / "lab.json").exists()
+        config: LabConfig = lifecycle.up()
+        try:
+            yield RunningLab(lifecycle.env(), config.state, ours)
+        finally:
+            if ours:
+                lifecycle.down()
+    _LOCK.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def lab(lab_session: RunningLab) -> dict[str, str]:
+    """The environment of the operator's shell, with every part of the lab running and no partition in force."""
+    from lab import faults, lifecycle
+
+    if not lifecycle.status().healthy:  # an earlier test broke it
+        lifecycle.up()
+    faults.heal()
+    return lab_session.env
+
+
+@pytest.fixture
+def ends_lab(lab_session: RunningLab) -> RunningLab:
+    """For tests that take the lab down: only one that these tests started."""
+    if not lab_session.ours:
+        _skip("a lab was up before the tests: it isn't theirs to take down (fab lab.down)")
+    return lab_session
+
+
+def _need_lab() -> None:
+    if os.geteuid() != 0:
+        _skip("the lab needs root")
+    missing = [tool for tool in ("systemd-nspawn", "ip", "nft") if not shutil.which(tool, path=_SBIN)]
+    if missing:
+        _skip(f"the lab needs {', '.join(missing)}: make setup-lab")
+
+
+_SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def _skip(reason: str) -> None:
+    """A skip that nobody reads is a test that doesn't exist: under CI it is a failure."""
+    if os.environ.get("CI") or os.environ.get("LIFELINE_REQUIRE_LAB"):
+        pytest.fail(reason)
+    pytest.skip(reason)
