@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 
 from lifeline.errors import BadConfig, Unproven
 from lifeline.layout import Config
@@ -13,10 +14,14 @@ from lifeline.vault import open_store
 
 
 class HostVault:
-    """The vault with this host's own key."""
+    """The vault with this host's own key. Opened when first used: a store costs the agent of a primary 13 MB it never needs."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, opened: Callable[[], Store]) -> None:
+        self._open = opened
+
+    @cached_property
+    def _store(self) -> Store:
+        return self._open()
 
     def keys(self, prefix: str, after: str = "") -> Iterable[str]:
         """Every key under `prefix`, in order, those behind `after` only."""
@@ -34,10 +39,14 @@ class HostVault:
 
 
 class HostLeases:
-    """The lease, for the agent that holds it."""
+    """The lease, for the agent that holds it. Opened when first used, as above."""
 
-    def __init__(self, leases: Leases) -> None:
-        self._leases = leases
+    def __init__(self, opened: Callable[[], Leases]) -> None:
+        self._open = opened
+
+    @cached_property
+    def _leases(self) -> Leases:
+        return self._open()
 
     def renew(self, holder: str, epoch: int) -> Lease:
         """Renew if it is `holder`'s for `epoch`; the lease as it is then, somebody else's if it is.
@@ -55,15 +64,19 @@ def open_vault(config: Config, *, patient: bool = True) -> HostVault:
     key = _own(config, config.inventory.host(config.name).vault_key, "vault")
     ref = config.inventory.vault
     if patient:
-        return HostVault(open_store(ref, key, direct=True))
-    return HostVault(open_store(ref, key, direct=True, connect_s=2.0, read_s=4.0, attempts=1))
+        return HostVault(lambda: open_store(ref, key, direct=True))
+    return HostVault(lambda: open_store(ref, key, direct=True, connect_s=2.0, read_s=4.0, attempts=1))
 
 
 def open_leases(config: Config) -> HostLeases:
     """A renewal is a read and a write: at worst 12 s here, which must fit between a third of the ttl and its end."""
     key = _own(config, config.inventory.host(config.name).offsite_key, "off-site")
-    store = open_store(config.inventory.lease_store, key, direct=True, connect_s=2.0, read_s=4.0, attempts=1)
-    return HostLeases(Leases(store, config.service.name))
+    ref = config.inventory.lease_store
+
+    def opened() -> Leases:
+        return Leases(open_store(ref, key, direct=True, connect_s=2.0, read_s=4.0, attempts=1), config.service.name)
+
+    return HostLeases(opened)
 
 
 def _own(config: Config, key: Key | None, what: str) -> Key:

@@ -32,6 +32,7 @@ from runbooks.site import Site
 
 T = TypeVar("T")
 NAME = "provision"
+BUNDLE_STEP = "the bundle is made"  # on the operator's disk: no change to any host
 CURRENT = "/opt/lifeline/current"
 READY_S = 900.0  # a fresh droplet installs packages
 SHIP_S = 600.0
@@ -116,7 +117,7 @@ class Provisioning:
 
     def steps(self) -> list[Step]:
         return [
-            Step("the bundle is made", self.bundle_made, self.make_bundle, within=120, would="make it"),
+            Step(BUNDLE_STEP, self.bundle_made, self.make_bundle, within=120, would="make it"),
             Step("both hosts are up", self.hosts_ready, within=READY_S, poll=1.0, hint="pulumi up"),
             Step("both hosts have the bundle", self.shipped, self.ship, within=SHIP_S, would="ship it"),
             Step(
@@ -142,7 +143,7 @@ class Provisioning:
 
     def summary(self, outcome: Outcome) -> str:
         """What changed, in one line."""
-        acted = [result.step.name for result in outcome.results if result.acted]
+        acted = [result.step.name for result in outcome.results if result.acted and result.step.name != BUNDLE_STEP]
         lease = self._lease().read().lease
         holder = lease.holder if lease else "nobody"
         words = f"changed: {', '.join(acted)}" if acted else "no change"
