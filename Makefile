@@ -25,7 +25,7 @@ help: ## this list
 
 .PHONY: test
 test: check setup-lab ## prove everything, the lab included: real hosts, real Pulumi, faults (needs root; from nothing under 25 min)
-	$(IN_VENV) LIFELINE_REQUIRE_LAB=1 pytest -m lab --timeout 900 tests
+	$(IN_VENV) LIFELINE_REQUIRE_LAB=1 pytest -m "lab or slow" --timeout 900 tests
 
 .PHONY: drill
 drill: setup-lab ## rehearse a failover on real hosts and report RTO and RPO (needs root; SCENARIO=complete-failure)
@@ -47,7 +47,7 @@ types: setup
 
 .PHONY: unit
 unit: setup ## unit tests alone
-	$(IN_VENV) pytest -m "not lab" -n $(WORKERS) --dist worksteal --timeout 60 tests
+	$(IN_VENV) pytest -m "not lab and not slow" -n $(WORKERS) --dist worksteal --timeout 60 tests
 
 .PHONY: format
 format: setup ## put the code into its standard form
