@@ -78,6 +78,15 @@ class Status:
     def healthy(self) -> bool:
         return bool(self.parts) and all(part.state == "up" for part in self.parts)
 
+    def __str__(self) -> str:
+        """A table for people."""
+        rows = [(part.name, part.state, part.where, part.memory_mb) for part in self.parts]
+        rows += [(d.name, d.state, f"{d.address} ({d.region}, droplet {d.id})", d.memory_mb) for d in self.droplets]
+        lines = [f"{name:24} {state:14} {memory:6.0f} MB  {where}" for name, state, where, memory in rows]
+        lines += [f"cut off: {cut}" for cut in self.cuts]
+        kind = "stand-ins" if self.providers == "lab" else "the real plugins"
+        return "\n".join([*lines, f"in {self.state}; {self.memory_mb:.0f} MB in all; Pulumi providers: {kind}"])
+
 
 def up(say: Say = print) -> LabConfig:
     """Start the lab, or repair what died; a complete one is left alone. Returns when every part answers."""
