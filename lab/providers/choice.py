@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -68,12 +70,24 @@ def _worth_trying(env: Mapping[str, str]) -> bool:
         failed_at = 0.0
     if 0 <= time.time() - failed_at < REMEMBER_FAILURE_S:
         return False
-    try:
-        with socket.create_connection((DOWNLOAD_HOST, 443), timeout=CONNECT_WITHIN_S):
-            return True
-    except OSError:
-        _remember_failure(env)
-        return False
+    if _reachable():
+        return True
+    _remember_failure(env)
+    return False
+
+
+def _reachable() -> bool:
+    """In a thread: a connection's timeout doesn't cover the look-up of the name, which can take much longer."""
+    answered = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError), socket.create_connection((DOWNLOAD_HOST, 443), timeout=CONNECT_WITHIN_S):
+            answered.set()
+
+    attempt = threading.Thread(target=connect, daemon=True)
+    attempt.start()
+    attempt.join(CONNECT_WITHIN_S)
+    return answered.is_set()
 
 
 def _remember_failure(env: Mapping[str, str]) -> None:

@@ -169,17 +169,21 @@ def digitalocean_api(directory: Path, spaces: StoreSpec) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def stand_ins(directory: Path, env: Mapping[str, str]) -> Iterator[str]:
+def stand_ins(directory: Path, env: Mapping[str, str], packages: list[str]) -> Iterator[str]:
     """The value of PULUMI_DEBUG_PROVIDERS."""
     ports = directory / "providers.ports"
-    with process([sys.executable, "-m", "lab.providers", "--port-file", str(ports)], directory / "providers.log", env):
+    argv = [sys.executable, "-m", "lab.providers", "--port-file", str(ports), *packages]
+    with process(argv, directory / "providers.log", env):
         wait_for("the stand-ins", ports.exists)
         yield ports.read_text().strip()
 
 
 @contextlib.contextmanager
-def loopback_cloud(directory: Path) -> Iterator[dict[str, str]]:
-    """Yields the environment of a shell that works on it, the stack `lab` not yet made."""
+def loopback_cloud(directory: Path, plugin: Path | None = None) -> Iterator[dict[str, str]]:
+    """Yields the environment of a shell that works on it, the stack `lab` not yet made.
+
+    `plugin`: the real DigitalOcean provider, to be used instead of its stand-in.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     spaces_admin, aws_admin = KeyPair("DO00TEST", "spaces-admin-secret"), KeyPair("AKIATEST", "aws-admin-secret")
     with contextlib.ExitStack() as stack:
@@ -220,7 +224,10 @@ def loopback_cloud(directory: Path) -> Iterator[dict[str, str]]:
         (directory / "operator.pub").write_text(
             "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl test\n"
         )
-        env["PULUMI_DEBUG_PROVIDERS"] = stack.enter_context(stand_ins(directory, env))
+        packages = ["aws"] if plugin else ["digitalocean", "aws"]
+        if plugin:
+            env["PATH"] = os.pathsep.join([str(plugin.parent), env["PATH"]])
+        env["PULUMI_DEBUG_PROVIDERS"] = stack.enter_context(stand_ins(directory, env, packages))
         yield env
 
 

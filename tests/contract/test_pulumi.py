@@ -1,4 +1,5 @@
-"""`pulumi up`, `preview`, `refresh` and `destroy` hold: on a loopback cloud, and on the lab with its real hosts.
+"""`pulumi up`, `preview`, `refresh` and `destroy` hold: on a loopback cloud with the stand-ins and with the real
+DigitalOcean plugin (where it is on PATH), and on the lab with its real hosts.
 
 One stack per cloud, taken through its life in the order below; each test leaves it as the next one expects it: up and
 unchanged.
@@ -7,6 +8,7 @@ unchanged.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -52,15 +54,21 @@ class Cloud:
             time.sleep(0.1)
 
 
-@pytest.fixture(scope="module", params=["loopback", "lab"])
+@pytest.fixture(scope="module", params=["loopback", "real-plugin", "lab"])
 def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """The stack is up when a test begins."""
     if request.param == "lab":
-        made = Cloud(request.getfixturevalue("lab"))
+        lab = request.getfixturevalue("lab_session")
+        if not lab.ours:
+            pytest.skip("a lab was up before the tests: its stack isn't theirs to destroy (fab lab.down)")
+        made = Cloud(lab.env)
         made.pulumi("up", "--yes", "--skip-preview")
         yield made
         return
-    with loopback_cloud(tmp_path_factory.mktemp("pulumi")) as env:
+    plugin = shutil.which("pulumi-resource-digitalocean") if request.param == "real-plugin" else None
+    if request.param == "real-plugin" and not plugin:
+        pytest.skip("the real DigitalOcean plugin is not on PATH")
+    with loopback_cloud(tmp_path_factory.mktemp("pulumi"), Path(plugin) if plugin else None) as env:
         made = Cloud(env)
         made.pulumi("stack", "init", "lab")
         made.pulumi("up", "--yes", "--skip-preview")
