@@ -1,7 +1,7 @@
-"""What the simulated API asks of the machines and of the object store: the seam between lab/api and the rest of the lab.
+"""What the simulated API asks of the machines and of the object store: the seam between lab/api and the rest.
 
-lab/api decides *what* exists; implementations of these ports make it real (lab/machines.py, lab/objectstore.py). Tests of the API
-alone use in-memory ones.
+lab/api decides *what* exists; implementations of these ports make it real (lab/machines.py, lab/objectstore.py). Tests
+of the API alone use in-memory ones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Every error an operator can meet, and its exit code.
 
-The table is documented in docs/design.md (Exit codes). An error says what happened; ``hint`` is the next command to type.
+The table is documented in docs/design.md (Exit codes). An error says what happened; ``hint`` is the next command to
+type.
 """
 
 from __future__ import annotations

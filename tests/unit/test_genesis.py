@@ -256,7 +256,7 @@ def test_orders_wait_until_reconciliation_was_through(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     with pytest.raises(NotAcknowledged, match=RECONCILING):
         rig.desk.place(ask())
-    rig.exchange.before = lambda: (_ for _ in ()).throw(NotAcknowledged("down"))  # type: ignore[assignment,return-value]
+    rig.exchange.before = lambda: (_ for _ in ()).throw(NotAcknowledged("down"))
     rig.store.intend(ask("old"))
     with pytest.raises(NotAcknowledged, match="down"):
         rig.desk.reconcile()
