@@ -14,7 +14,8 @@ from lifeline.vault import open_store
 
 
 class HostVault:
-    """The vault with this host's own key. Opened when first used: a store costs the agent of a primary 13 MB it never needs."""
+    """The vault with this host's own key. Opened when first used: a store costs the agent of a primary 13 MB it
+    never needs."""
 
     def __init__(self, opened: Callable[[], Store]) -> None:
         self._open = opened

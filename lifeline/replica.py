@@ -175,7 +175,9 @@ def plan_argv(litestream: Path, config: Path, database: Path) -> list[str]:
     ]
 
 
-def follow_argv(litestream: Path, config: Path, database: Path, output: Path, *, interval: str = FOLLOW_INTERVAL) -> list[str]:
+def follow_argv(
+    litestream: Path, config: Path, database: Path, output: Path, *, interval: str = FOLLOW_INTERVAL
+) -> list[str]:
     """Restore to `output` and keep applying what arrives. `output` must not exist: Litestream's own resumption
     usually fails."""
     return [

@@ -24,7 +24,7 @@ def good(tmp_path: Path) -> Path:
     connection.executescript(
         "PRAGMA journal_mode = WAL;"
         "CREATE TABLE accounts (id INTEGER PRIMARY KEY);"
-        "CREATE TABLE entries (id INTEGER PRIMARY KEY, account INTEGER REFERENCES accounts(id), amount INTEGER, note TEXT);"
+        "CREATE TABLE entries (id INTEGER PRIMARY KEY, account INTEGER REFERENCES accounts(id), amount INTEGER, note);"
         "CREATE INDEX entries_amount ON entries(amount);"
         "INSERT INTO accounts VALUES (1);"
     )

@@ -1,0 +1,249 @@
+"""The agent: renews, fences itself in time, starts nothing unconfirmed, and answers at its doors."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+
+import pytest
+
+from lifeline import agent_http
+from lifeline.agent import Agent
+from lifeline.barrier import UnixConnection
+from lifeline.errors import Unavailable
+from lifeline.layout import read_role, write_role
+from lifeline.roles import ask_agent
+from tests.unit.hostkit import FakeLeases, FakeSupervisor, FakeVault, config, lease
+
+NEVER = Unavailable("no route to the lease store")
+
+
+class World:
+    """An agent with a clock that only the test moves."""
+
+    def __init__(self, root: Path, role: str = "primary", epoch: int = 1) -> None:
+        self.config = config(root)
+        self.layout = self.config.layout
+        write_role(self.layout, role, epoch)  # type: ignore[arg-type]
+        self.supervisor = FakeSupervisor()
+        self.leases = FakeLeases(lease(epoch=epoch))
+        self.vault = FakeVault()
+        self.clock = 1000.0
+        self.agent = self.boot()
+
+    def boot(self) -> Agent:
+        return Agent(self.config, lambda: self.supervisor, self.leases, self.vault, lambda: self.clock)  # type: ignore[arg-type, return-value]
+
+    @property
+    def role(self) -> str:
+        return read_role(self.layout).role
+
+    @property
+    def serving(self) -> bool:
+        return self.supervisor.running["genesis"] and self.supervisor.running["litestream"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_booting_primary_starts_nothing_before_the_lease_is_confirmed(world: World) -> None:
+    world.agent.guard_once()
+    assert not any(world.supervisor.running.values())
+    world.agent.renew_once()
+    world.agent.guard_once()
+    assert world.serving
+
+
+def test_a_zombie_that_learns_of_another_holder_is_nothing_from_then_on(world: World) -> None:
+    world.leases.lease = lease("backup-singapore", 2)
+    world.agent.renew_once()
+    world.agent.guard_once()
+    assert world.role == "none" and not world.serving
+    rebooted = world.boot()
+    rebooted.renew_once()
+    rebooted.guard_once()
+    assert not any(world.supervisor.running.values())
+
+
+def test_a_zombie_that_can_ask_nobody_serves_nothing_however_long(world: World) -> None:
+    world.leases.error = NEVER
+    for _ in range(20):
+        world.agent.renew_once()
+        world.agent.guard_once()
+        world.clock += 60
+    assert not any(world.supervisor.running.values())
+
+
+def serve(world: World) -> None:
+    world.agent.renew_once()
+    world.agent.guard_once()
+    assert world.serving
+
+
+def test_a_primary_that_cannot_renew_stops_itself_a_margin_before_the_lease_ends(world: World) -> None:
+    serve(world)
+    world.leases.error = NEVER
+    world.clock += 24.9
+    world.agent.renew_once()
+    world.agent.guard_once()
+    assert world.serving and world.agent.refusal() is None
+    world.clock += 0.2
+    assert world.agent.refusal() is not None  # the barrier refuses at once, before the guard has acted
+    world.agent.guard_once()
+    assert not world.serving and world.role == "none"
+
+
+def test_a_renewal_counts_from_when_it_was_begun_not_from_its_answer(world: World) -> None:
+    slow = world.leases.renew
+
+    def renew(holder: str, epoch: int) -> object:
+        world.clock += 10
+        return slow(holder, epoch)
+
+    world.leases.renew = renew  # type: ignore[method-assign, assignment]
+    serve(world)
+    world.clock = 1000.0 + 25.1
+    assert world.agent.judgement().kind == "fence"
+
+
+def test_the_fence_kills_what_does_not_stop(world: World) -> None:
+    serve(world)
+    world.supervisor.stubborn = {"genesis"}
+    world.leases.lease = lease("backup-singapore", 2)
+    world.agent.renew_once()
+    world.agent.guard_once()
+    assert "kill genesis litestream" in world.supervisor.calls
+    assert not world.serving
+
+
+def test_the_fence_holds_when_supervisor_does_not_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr("os.killpg", lambda pid, number: killed.append(pid))
+    serve(world)
+    world.agent._pids = (4711, 4712)
+    world.supervisor.dead = True
+    world.clock += 30
+    world.agent.guard_once()
+    assert killed == [4711, 4712] and world.role == "none"
+
+
+def test_a_service_stopped_by_hand_stays_stopped(world: World) -> None:
+    world.supervisor.by_hand = {"genesis"}
+    world.agent.renew_once()
+    world.agent.guard_once()
+    assert not world.supervisor.running["genesis"] and world.supervisor.running["litestream"]
+
+
+def test_a_restarted_agent_keeps_its_predecessors_deadline(world: World) -> None:
+    serve(world)
+    world.leases.error = NEVER
+    world.clock += 10
+    successor = world.boot()
+    successor.renew_once()
+    successor.guard_once()
+    assert world.serving and successor.refusal() is not None  # goes on, but acknowledges nothing unheard
+    world.clock += 15.1
+    successor.guard_once()
+    assert not world.serving
+
+
+def test_an_answer_about_a_former_role_is_not_taken_for_the_new_one(world: World) -> None:
+    def renew(holder: str, epoch: int) -> object:
+        write_role(world.layout, "primary", 2)
+        world.agent.poke()
+        return lease(epoch=1)
+
+    world.leases.renew = renew  # type: ignore[method-assign, assignment]
+    world.agent.renew_once()
+    assert world.agent.judgement().kind == "wait"
+
+
+def test_a_standby_starts_its_follower_and_renews_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path, "standby", 3)
+    world.agent.renew_once()
+    world.agent.guard_once()
+    assert world.supervisor.running["follower"] and not world.serving and world.leases.renewals == 0
+
+
+def test_a_follower_that_stalls_is_restarted_once_and_gets_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lifeline.watching.SETTLE_S", 0.0)
+    world = World(tmp_path, "standby", 3)
+    world.agent.guard_once()
+    copy = world.layout.following(world.config.service.databases[0], 3)
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(b"copy")
+    copy.with_name(copy.name + "-txid").write_text(f"{5:016x}\n")
+    world.vault.replicate(3, 9)
+    for _ in range(5):
+        world.agent.watch_once()
+        world.clock += 5
+    assert world.supervisor.calls.count("stop follower") == 1
+    assert world.agent.watched["trades"].restarts == 1
+    for _ in range(3):
+        world.agent.watch_once()
+        world.clock += 5
+    assert world.supervisor.calls.count("stop follower") == 1
+
+
+def test_lag_is_unknown_not_zero_when_the_vault_is_down(tmp_path: Path) -> None:
+    world = World(tmp_path, "standby", 3)
+    world.vault.down = True
+    world.agent.watch_once()
+    assert world.agent.status()["databases"]["trades"]["lag_s"] is None
+    assert "lifeline_lag_seconds" not in agent_http.metrics(world.agent)
+
+
+def get(port: int, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+def test_the_public_door_answers_with_status_codes(world: World) -> None:
+    with agent_http.serve(world.agent, port=0) as port:
+        assert get(port, "/primary")[0] == 503
+        serve(world)
+        assert get(port, "/primary")[0] == 200
+        assert get(port, "/standby")[0] == 503
+        assert json.loads(get(port, "/health")[1])["role"] == "primary"
+        assert b"lifeline_serving 1" in get(port, "/metrics")[1]
+        assert get(port, "/elsewhere")[0] == 404
+
+
+def barrier(path: Path, body: bytes) -> tuple[int, dict[str, object]]:
+    connection = UnixConnection(path, 5)
+    connection.request("POST", "/barrier", body)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def test_the_local_door_refuses_the_barrier_with_a_reason(world: World) -> None:
+    with agent_http.serve(world.agent, port=0):
+        status, answer = barrier(world.layout.agent_socket, b'{"database": "trades"}')
+        assert status == 503 and "not confirmed" in str(answer["error"])
+        serve(world)
+        status, answer = barrier(world.layout.agent_socket, b'{"timeout_s": 0.2}')
+        assert status == 503 and "Litestream does not answer" in str(answer["error"])
+        assert barrier(world.layout.agent_socket, b"[]")[0] == 400
+        assert barrier(world.layout.agent_socket, b"not json")[0] == 400
+
+
+def test_a_poke_makes_the_agent_look_at_once(world: World) -> None:
+    serve(world)
+    with agent_http.serve(world.agent, port=0):
+        assert ask_agent(world.layout.agent_socket, "GET", "/lease") == {"confirmed": True, "epoch": 1, "reason": ""}
+        write_role(world.layout, "none", 1)
+        ask_agent(world.layout.agent_socket, "POST", "/poke")
+        answer = ask_agent(world.layout.agent_socket, "GET", "/lease")
+    assert answer is not None and answer["confirmed"] is False
+
+
+def test_the_socket_is_for_owner_and_group_only(world: World) -> None:
+    with agent_http.serve(world.agent, port=0):
+        assert world.layout.agent_socket.stat().st_mode & 0o007 == 0

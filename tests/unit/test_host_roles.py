@@ -1,0 +1,189 @@
+"""Who may become primary of which epoch, and in which order a host takes and leaves a role."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lifeline import roles
+from lifeline.errors import Refused, StepFailed, Unproven
+from lifeline.layout import DataFile, read_data, read_role, write_data, write_role
+from lifeline.replica import Synced
+from lifeline.roles import Prefix, promotion_refusal
+from tests.unit.hostkit import FakeSupervisor, FakeVault, config
+
+ME = "primary-newyork"
+EMPTY = Prefix(None, False, None)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "have", "exist", "prefix", "words"),
+    [
+        # the first primary ever
+        (1, DataFile(), False, EMPTY, None),
+        (1, DataFile(), True, EMPTY, None),  # databases that were there before are adopted
+        # a usual promotion
+        (2, DataFile(origin_epoch=1, finalized=1), True, Prefix(None, False, 1), None),
+        (2, DataFile(origin_epoch=1, finalized=1), True, Prefix(ME, False, 1), None),  # crashed after it put its name
+        (5, DataFile(origin_epoch=2, finalized=4), True, Prefix(None, False, 2), None),  # promotions that never wrote
+        # a restart of the same epoch
+        (2, DataFile(live_epoch=2), True, Prefix(ME, True, 1), None),
+        (2, DataFile(live_epoch=2), False, Prefix(ME, True, 1), "are gone"),
+        # a restore to an earlier time, served as the next epoch
+        (4, DataFile(origin_epoch=2, at="2026-01-01T00:00:00Z"), True, Prefix(None, False, 3), None),
+        # one prefix, one writer, one life
+        (2, DataFile(origin_epoch=1, finalized=1), True, Prefix("backup-singapore", False, 1), "backup-singapore"),
+        (2, DataFile(live_epoch=2), True, Prefix("backup-singapore", True, 1), "backup-singapore"),
+        (2, DataFile(origin_epoch=1, finalized=1), True, Prefix(None, True, 1), "unknown host"),
+        (2, DataFile(origin_epoch=1, finalized=1), True, Prefix(ME, True, 1), "in use already"),
+        (1, DataFile(), False, Prefix(ME, True, None), "in use already"),  # a rebuilt disk
+        # nobody serves what an earlier epoch has gone beyond
+        (3, DataFile(live_epoch=1), True, Prefix(None, False, 2), "finalize"),
+        (2, DataFile(live_epoch=1), True, Prefix(None, False, 1), "finalize"),
+        (2, DataFile(), False, Prefix(None, False, 1), "finalize"),  # never an empty database
+        (2, DataFile(), True, Prefix(None, False, 1), "finalize"),
+        (4, DataFile(origin_epoch=1, finalized=1), True, Prefix(None, False, 3), "newer data"),
+        (2, DataFile(origin_epoch=1, finalized=1), False, Prefix(None, False, 1), "missing"),
+    ],
+)
+def test_promotion(epoch: int, have: DataFile, exist: bool, prefix: Prefix, words: str | None) -> None:
+    refusal = promotion_refusal(ME, epoch, have, exist, prefix)
+    assert refusal is None if words is None else refusal is not None and words in refusal
+
+
+def test_a_prefix_is_read_with_its_owner_and_what_came_before(tmp_path: Path) -> None:
+    vault = FakeVault({"replica/genesis/epoch-0003/owner.json": b'{"host": "backup-singapore"}'})
+    vault.replicate(1, 7)
+    assert roles.look_at_prefix(config(tmp_path), vault, 3) == Prefix("backup-singapore", False, 1)
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that is healthy, and a Litestream that replicates, at once."""
+    monkeypatch.setattr(roles, "_await_service", lambda *_, **__: None)
+    monkeypatch.setattr(roles, "_await_replication", lambda *_: None)
+
+
+def test_a_first_primary_puts_its_name_on_the_prefix_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None
+) -> None:
+    made, supervisor, vault = config(tmp_path), FakeSupervisor(), FakeVault()
+    seen = {}
+
+    def confirm(*_: object) -> None:
+        seen.update(role=read_role(made.layout), running=dict(supervisor.running), owner=dict(vault.objects))
+
+    monkeypatch.setattr(roles, "_await_lease", confirm)
+    answer = roles.start_primary(made, supervisor, vault, 1)  # type: ignore[arg-type]
+    assert answer == {"changed": True, "role": "primary", "epoch": 1, "healthy": True, "replicating": True}
+    assert seen["role"].role == "primary" and not any(seen["running"].values())
+    assert json.loads(seen["owner"]["replica/genesis/epoch-0001/owner.json"])["host"] == ME
+    assert supervisor.running["litestream"] and supervisor.running["genesis"]
+    assert made.layout.litestream_yml.stat().st_mode & 0o777 == 0o600
+    assert roles.start_primary(made, supervisor, vault, 1)["changed"] is False  # type: ignore[arg-type]
+
+
+def test_without_the_lease_nothing_starts_and_the_role_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roles, "LEASE_WITHIN_S", 0.1)
+    made, supervisor = config(tmp_path), FakeSupervisor()
+    with pytest.raises(Refused, match="the agent does not answer"):
+        roles.start_primary(made, supervisor, FakeVault(), 1)  # type: ignore[arg-type]
+    assert read_role(made.layout).role == "none" and not any(supervisor.running.values())
+
+
+def test_an_epoch_of_another_host_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
+    vault = FakeVault({"replica/genesis/epoch-0002/owner.json": b'{"host": "backup-singapore"}'})
+    made, supervisor = config(tmp_path), FakeSupervisor()
+    write_data(made.layout, DataFile(origin_epoch=1, finalized=1))
+    with pytest.raises(Refused, match="backup-singapore"):
+        roles.start_primary(made, supervisor, vault, 2)  # type: ignore[arg-type]
+    assert read_role(made.layout).role == "none" and not made.layout.litestream_yml.exists()
+
+
+def running_primary(tmp_path: Path) -> tuple[object, FakeSupervisor]:
+    made, supervisor = config(tmp_path), FakeSupervisor()
+    write_role(made.layout, "primary", 1)
+    made.layout.live(made.service.databases[0]).write_bytes(b"db")
+    supervisor.running.update(litestream=True, genesis=True)
+    return made, supervisor
+
+
+def test_stopping_brings_the_last_transactions_out_before_litestream_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, supervisor = running_primary(tmp_path)
+
+    def sync(*_: object) -> Synced:
+        assert supervisor.running["litestream"] and not supervisor.running["genesis"]
+        return Synced(7, 7)
+
+    monkeypatch.setattr("lifeline.roles.ControlSocket.sync", sync)
+    answer = roles.stop_service(made, supervisor)  # type: ignore[arg-type]
+    assert (answer["changed"], answer["running"], answer["flushed"]) == (True, False, {"trades": 7})
+    assert not any(supervisor.running.values())
+    assert roles.stop_service(made, supervisor)["changed"] is False  # type: ignore[arg-type]
+
+
+def test_a_stop_whose_last_transactions_are_not_proved_says_so_and_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, supervisor = running_primary(tmp_path)
+    monkeypatch.setattr(roles, "_flush", lambda _: ({}, "the vault is down"))
+    with pytest.raises(Unproven, match="the vault is down"):
+        roles.stop_service(made, supervisor)  # type: ignore[arg-type]
+    assert not any(supervisor.running.values()) and read_role(made.layout).role == "none"  # type: ignore[attr-defined]
+
+
+def test_a_standby_stops_everything_else_and_follows(tmp_path: Path) -> None:
+    made, supervisor = config(tmp_path, "backup-singapore"), FakeSupervisor()
+    supervisor.running.update(litestream=True, genesis=True)
+    write_role(made.layout, "primary", 1)
+    write_data(made.layout, DataFile(origin_epoch=1, finalized=1, txids={"trades": 7}))
+    assert roles.start_standby(made, supervisor, 2)["changed"] is True  # type: ignore[arg-type]
+    assert supervisor.running == {"lifeline-agent": False, "litestream": False, "follower": True, "genesis": False}
+    assert read_data(made.layout).finalized is None
+    assert roles.start_standby(made, supervisor, 2)["changed"] is False  # type: ignore[arg-type]
+
+
+def test_a_primary_does_not_become_standby_of_its_own_epoch(tmp_path: Path) -> None:
+    made, supervisor = running_primary(tmp_path)
+    with pytest.raises(Refused, match="primary of epoch 1"):
+        roles.start_standby(made, supervisor, 1)  # type: ignore[arg-type]
+    assert supervisor.running["genesis"]
+
+
+def test_a_follower_that_is_being_finalized_does_not_come_back_at_a_boot(tmp_path: Path) -> None:
+    made, supervisor = config(tmp_path), FakeSupervisor()
+    write_role(made.layout, "standby", 4)
+    supervisor.running["follower"] = True
+    roles.stop_followers(made, supervisor)  # type: ignore[arg-type]
+    assert read_role(made.layout).role == "none" and not supervisor.running["follower"]
+
+
+def test_a_hook_that_a_service_does_not_have_is_no_error(tmp_path: Path) -> None:
+    assert roles.run_hook(config(tmp_path), "reconcile") == {"hook": "reconcile", "ran": False}
+
+
+def test_an_unhealthy_service_is_an_error_that_names_its_log(tmp_path: Path) -> None:
+    made = config(tmp_path, service=SLOW)
+    with pytest.raises(StepFailed, match="not healthy") as caught:
+        roles._await_service(made, FakeSupervisor())  # type: ignore[arg-type]
+    assert "genesis.log" in caught.value.hint
+
+
+SLOW = """
+name = "genesis"
+user = "nobody"
+command = ["bin/genesis"]
+port = 1999
+health = "/health"
+durability = "vault"
+start_within_s = 1
+[[databases]]
+name = "trades"
+path = "/var/lib/genesis/trades.db"
+"""
