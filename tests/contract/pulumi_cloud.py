@@ -114,6 +114,7 @@ def object_store(
         domain=domain,
         admin=admin,
         account=account,
+        region="ams3" if domain else "us-east-2",
         inside=INSIDE,
     )
     server = store_server(spec)
@@ -206,9 +207,9 @@ def loopback_cloud(directory: Path, plugin: Path | None = None) -> Iterator[dict
             "AWS_ACCESS_KEY_ID": aws_admin.access_key,
             "AWS_SECRET_ACCESS_KEY": aws_admin.secret_key,
             "AWS_REGION": "us-east-2",
-            "AWS_ENDPOINT_URL_S3": store.endpoint,
+            "AWS_ENDPOINT_URL_S3": store.inside_endpoint,
             "AWS_ENDPOINT_URL_IAM": stack.enter_context(iam(directory, store)),
-            "http_proxy": spaces.endpoint,
+            "http_proxy": spaces.inside_endpoint,
             "no_proxy": "127.0.0.1,localhost",
             "PULUMI_BACKEND_URL": f"file://{directory / 'state'}",
             "PULUMI_CONFIG_PASSPHRASE": "lifeline-lab",  # fits the salt in the stack file

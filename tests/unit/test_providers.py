@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +291,7 @@ def test_a_plugin_on_path_is_used(tmp_path: Path, offline: list[Any]) -> None:
 
 def test_installed_plugins_are_used(tmp_path: Path, offline: list[Any]) -> None:
     for name, distribution in choice.PACKAGES.items():
-        folder = tmp_path / ".pulumi" / "plugins" / f"resource-{name}-v{choice.version(distribution)}"
+        folder = tmp_path / ".pulumi" / "plugins" / f"resource-{name}-v{version(distribution)}"
         folder.mkdir(parents=True)
         (folder / f"pulumi-resource-{name}").touch()
     assert choice.label(choice.available(environment(tmp_path))) == "real"
