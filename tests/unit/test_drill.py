@@ -1,0 +1,245 @@
+"""A drill: PASS needs evidence for every criterion; whatever happens there is a report, and no lab left."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lab import drill as drills
+from lab import scenarios
+from lab.conduct import Command, Record, everything, pulumi_progress
+from lab.drill import Drill, Fault, Options
+from lab.outsiders import Client
+from lab.scenarios import complete_failure, criteria
+from lab.scenarios.criteria import Facts, Recovery
+from lifeline.errors import BadInput, StepFailed, Unproven
+from lifeline.ledger import Acknowledged, Survivor, judge
+from lifeline.model import Targets, Verdict
+
+TARGETS = Targets(600, 1800, 0, 60)
+KEPT = judge([Acknowledged("a", 1.0)], [Survivor("a")], fault_at=2.0, outside=[Survivor("a")])
+GOOD = Facts(
+    targets=TARGETS,
+    primary="primary-newyork",
+    before=500,
+    fault_seen=True,
+    recovery=Recovery("fab failover --yes", 0, 12.0, steps=8),
+    rto_s=20.0,
+    served_after=frozenset({"backup-singapore"}),
+    judgement=KEPT,
+)
+
+
+def verdict(facts: Facts) -> Verdict:
+    return criteria.worst(complete_failure.judge(facts))
+
+
+def test_everything_shown_is_a_pass() -> None:
+    assert verdict(GOOD) is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        {"primary": None},
+        {"before": 3},
+        {"fault_seen": None},
+        {"fault_seen": False},
+        {"recovery": None},
+        {"recovery": Recovery("fab failover --yes", 0, 12.0, steps=0)},
+        {"served_after": None},
+        {"judgement": None},
+        {"judgement": judge([Acknowledged("a", 1.0)], None, fault_at=2.0)},
+        {"judgement": judge([Acknowledged("a", 1.0)], [Survivor("a")], fault_at=2.0)},
+        {"judgement": judge([], [], fault_at=2.0, outside=[])},
+    ],
+)
+def test_without_evidence_there_is_no_pass(missing: dict[str, Any]) -> None:
+    assert verdict(replace(GOOD, **missing)) is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"recovery": Recovery("fab failover --yes", 6, 12.0, steps=3, failed=("data is final",))},
+        {"recovery": Recovery("fab failover --yes", 0, 12.0, steps=8, waived=("old primary is fenced",))},
+        {"rto_s": None},
+        {"rto_s": 1801.0},
+        {"served_after": frozenset({"primary-newyork"})},
+        {"served_after": frozenset({"primary-newyork", "backup-singapore"})},
+        {"judgement": judge([Acknowledged("a", 1.0)], [], fault_at=2.0, outside=[])},
+        {"judgement": judge([Acknowledged("a", 1.0)], [Survivor("a")] * 2, fault_at=2.0, outside=[Survivor("a")])},
+        {
+            "judgement": judge(
+                [Acknowledged("a", 1.0)], [Survivor("a")], fault_at=2.0, outside=[Survivor("a"), Survivor("b")]
+            )
+        },
+    ],
+)
+def test_what_went_wrong_is_a_failure(wrong: dict[str, Any]) -> None:
+    assert verdict(replace(GOOD, **wrong)) is Verdict.FAIL
+
+
+def test_nothing_shown_is_not_a_pass() -> None:
+    assert criteria.worst([]) is Verdict.UNKNOWN
+    assert verdict(Facts(targets=TARGETS)) is Verdict.UNKNOWN
+
+
+def test_scenarios_are_found_by_their_files() -> None:
+    assert "complete-failure" in scenarios.every()
+    with pytest.raises(BadInput, match="complete-failure"):
+        scenarios.named("meteorite")
+    assert "complete-failure" in drills.listing()
+
+
+# -- steps and commands
+
+
+def test_a_step_that_fails_is_recorded_with_its_reason() -> None:
+    record = Record(lambda text: None)
+    with pytest.raises(StepFailed), record.step("one"):
+        raise StepFailed("it broke")
+    with pytest.raises(Unproven), record.step("two"):
+        raise Unproven("who knows")
+    with record.step("three") as step:
+        step.evidence["n"] = 1
+    assert [str(step.verdict) for step in record.steps] == ["FAIL", "UNKNOWN", "PASS"]
+    assert record.steps[0].evidence == {"error": "it broke"}
+
+
+def command(tmp_path: Path, code: str, shown: list[str]) -> Command:
+    argv = [sys.executable, "-c", code]
+    return Command(argv, tmp_path / "logs" / "c.log", dict(os.environ), tmp_path, shown.append, everything)
+
+
+def test_a_commands_output_is_logged_and_shown(tmp_path: Path) -> None:
+    shown: list[str] = []
+    done = command(tmp_path, "print('hello'); print('there')", shown)
+    done.check(10)
+    assert done.log.read_text() == "hello\nthere\n"
+    assert [line.strip() for line in shown] == ["hello", "there"]
+
+
+def test_a_command_that_fails_says_its_last_words(tmp_path: Path) -> None:
+    with pytest.raises(StepFailed, match=r"exit code 3\n(.|\n)*no luck"):
+        command(tmp_path, "import sys; print('no luck'); sys.exit(3)", []).check(10)
+
+
+def test_a_command_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    slow = command(tmp_path, "import time; time.sleep(60)", [])
+    with pytest.raises(StepFailed, match="did not end"):
+        slow.wait(0.3)
+    assert slow.code not in (None, 0)
+
+
+def test_pulumi_is_shown_as_a_count_and_its_errors_in_full() -> None:
+    show = pulumi_progress()
+    lines = [show(f" +  digitalocean:index:Thing t{n} created (0.1s)") for n in range(25)]
+    assert [line for line in lines if line] == ["10 resources …", "20 resources …"]
+    assert show("error: it is full") == "error: it is full"
+
+
+def test_the_ledger_is_read_as_it_grows_and_a_half_line_waits(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    client = Client("n", 1, ledger, tmp_path / "log", 1.0)
+    assert client.read() == []
+    ledger.write_text('{"event":"sent","wall":1,"mono":1,"id":"a"}\n{"event":"acknow')
+    assert [event.kind for event in client.read()] == ["sent"]
+    with ledger.open("a") as file:
+        file.write('ledged","wall":2,"mono":2,"id":"a"}\n')
+    assert [event.kind for event in client.read()] == ["sent", "acknowledged"]
+
+
+# -- the whole, with everything that costs root replaced
+
+
+class Bench:
+    """Replaces lab and commands; notes whether the lab was torn down."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.downs = 0
+        self.root = tmp_path
+        fake = SimpleNamespace(
+            up=lambda say: None,
+            down=self._down,
+            env=lambda: dict(os.environ),
+            status=lambda: SimpleNamespace(healthy=False, providers="lab", state=tmp_path / "lab"),
+        )
+        monkeypatch.setattr(drills, "lifecycle", fake)
+
+    def _down(self, say: Any) -> None:
+        self.downs += 1
+
+    def run(self, **options: Any) -> tuple[dict[str, Any], int]:
+        folder, code = drills.run(complete_failure.SCENARIO, Options(**options), self.root)
+        return json.loads((folder / "report.json").read_text()), code
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bench:
+    return Bench(monkeypatch, tmp_path)
+
+
+def breaking(error: BaseException) -> Any:
+    def broken(self: Drill) -> None:
+        with self.record.step("infrastructure exists (pulumi up)"):
+            raise error
+
+    return broken
+
+
+def test_a_drill_that_breaks_off_reports_unknown_with_the_reason_and_leaves_no_lab(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Drill, "_prepare", breaking(StepFailed("pulumi up: exit code 255")))
+    report, code = bench.run()
+    assert (report["verdict"], code, bench.downs) == ("UNKNOWN", 5, 1)
+    assert any("exit code 255" in reason for reason in report["reasons"])
+    assert report["steps"][0]["verdict"] == "FAIL"
+    assert report["rpo"]["measured_s"] is None and report["ledger"] is None
+
+
+def test_ctrl_c_tears_down_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Drill, "_prepare", breaking(KeyboardInterrupt()))
+    report, code = bench.run()
+    assert (report["verdict"], code, bench.downs) == ("UNKNOWN", 130, 1)
+
+
+def test_a_defect_of_the_drill_is_no_verdict_on_the_recovery(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Drill, "_prepare", breaking(ZeroDivisionError("oops")))
+    report, code = bench.run()
+    assert (report["verdict"], code, bench.downs) == ("UNKNOWN", 5, 1)
+    assert "oops" in (Path(report["logs"]) / "drill-traceback.txt").read_text()
+
+
+def test_keep_leaves_the_lab(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Drill, "_prepare", breaking(StepFailed("no")))
+    bench.run(keep=True)
+    assert bench.downs == 0
+
+
+def test_the_clients_wait_for_the_ttl_is_told_from_the_recoverys_own_time(tmp_path: Path) -> None:
+    """Fault at 100, DNS changed at 107; the answer ran out at 105 and was renewed, to the old address, until 135."""
+    drill = Drill(complete_failure.SCENARIO, Options(), tmp_path)
+    ledger = tmp_path / "ledger.jsonl"
+    lines = [
+        {"event": "resolved", "mono": 75.0, "address": "1", "until": 105.0},
+        {"event": "resolved", "mono": 105.1, "address": "1", "until": 135.1},
+        {"event": "resolved", "mono": 135.2, "address": "2", "until": 165.2},
+    ]
+    ledger.write_text("".join(json.dumps({**line, "wall": 0.0}) + "\n" for line in lines))
+    drill.client = Client("n", 1, ledger, tmp_path / "log", 1.0)
+    drill.client.read()
+    drill.fault = Fault(0.0, 100.0, 100.1, {})
+    drill.inventory = SimpleNamespace(record=SimpleNamespace(ttl=30))  # type: ignore[assignment]
+    drill.watcher = SimpleNamespace(changed_after=lambda mono: 107.0)  # type: ignore[assignment]
+    assert drill.timing() == {
+        **{"ttl_s": 30, "ttl_left_at_fault_s": 5.0, "changed_after_s": 7.0, "waited_for_ttl_s": 28.2}
+    }
