@@ -214,11 +214,20 @@ def _older_than(fingerprints: Iterable[tuple[int, int, int] | None], seconds: fl
     return abs(time.time_ns() - newest) > seconds * 1e9
 
 
+class _Handler(DNSHandler):  # type: ignore[misc]
+    """Answers that don't fit a datagram everywhere are truncated; the client asks again over TCP."""
+
+    udplen = 1232
+
+
 def serve(database: Path, address: str, port: int) -> list[DNSServer]:
     """Start answering over UDP and TCP in threads; returns once both are bound."""
     resolver = _Resolver(database)
     quiet = DNSLogger(log="-request,-reply,-truncated", prefix=False)
-    servers = [DNSServer(resolver, port=port, address=address, tcp=tcp, logger=quiet) for tcp in (False, True)]
+    servers = [
+        DNSServer(resolver, port=port, address=address, tcp=tcp, logger=quiet, handler=_Handler)
+        for tcp in (False, True)
+    ]
     for server in servers:
         server.start_thread()
     return servers

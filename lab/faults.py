@@ -76,19 +76,19 @@ def power_back(droplet: str) -> None:
 
 def freeze(droplet: str) -> None:
     """Every process stops where it is (a hypervisor's pause). The network takes packets; the API says active."""
-    Group(group_of(_droplet(droplet)[1])).freeze(True)
+    _running(droplet).freeze(True)
 
 
 def thaw(droplet: str) -> None:
     """Let a frozen droplet go on, with no idea that time has passed."""
-    Group(group_of(_droplet(droplet)[1])).freeze(False)
+    _running(droplet).freeze(False)
 
 
 # --- services of the clouds ------------------------------------------------------------------------------------------
 
 
 def service_down(name: str) -> None:
-    """Kill a service: api, aws, store-aws, dns, proxy, store-nyc3 … Connections are refused until `fab lab.up`."""
+    """Kill a service: api, aws, store-aws, dns, proxy, store-nyc3 … It stays away until `fab lab.up`."""
     _service(name).kill()
 
 
@@ -141,6 +141,13 @@ def _service(name: str) -> Group:
     group = Group(name)
     if not group.path.is_dir() or (name.startswith("d") and name[1:].isdigit()):
         raise BadInput(f"the lab runs no service {name!r}", hint="fab lab.status lists them")
+    return group
+
+
+def _running(droplet: str) -> Group:
+    group = Group(group_of(_droplet(droplet)[1]))
+    if not group.alive():
+        raise BadInput(f"droplet {droplet!r} is off", hint=f"python -m lab.faults power_back {droplet}")
     return group
 
 
