@@ -2,7 +2,8 @@
 
 moto keeps users, keys and policies and answers as AWS does, but lets anyone in and knows nothing of our S3. So here
 each request's signature and permission are checked first, and after a change every active key and its policy documents
-go to the store, which evaluates them itself (lab/identities.py), before the caller gets the answer.
+go to the store, which evaluates them itself (lab/identities.py), before the caller gets the answer. The same process
+tells the stores' fronts which buckets are empty (lab/bucketguard.py).
 
     python -m lab.aws --config /var/lib/lifeline-lab/lab.json
 """
@@ -28,10 +29,10 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
 
-from lab import config
+from lab import bucketguard, config
 from lab.config import KeyPair, LabConfig
 from lab.identities import Identity
-from lab.objectstore import AWS_ACCOUNT, StoreSpec, aws_spec
+from lab.objectstore import AWS_ACCOUNT, StoreSpec, aws_spec, specs
 from lab.servers import HttpProbe, Server
 from lab.sigv4 import BadSignature, signer, verify
 
@@ -264,7 +265,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    listener, application = listen(spec(LabConfig.load(arguments.config)))
+    lab = LabConfig.load(arguments.config)
+    listener, application = listen(spec(lab))
+    bucketguard.start(specs(lab))
     application.enforce_soon()  # the store may know keys of before a crash, or nothing yet
     listener.serve_forever()
 

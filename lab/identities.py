@@ -110,16 +110,24 @@ def _document(identity: Identity, account: str) -> str:
 
 def knows_key(endpoint: str, key: KeyPair) -> bool:
     """Does the S3 gateway know this key? What it allows doesn't matter."""
-    request = AWSRequest(method="GET", url=f"{endpoint}/")
+    try:
+        status, body = signed_get(endpoint, "/", "", key)
+    except (OSError, http.client.HTTPException):
+        return False
+    return status in (200, 403) and b"InvalidAccessKeyId" not in body
+
+
+def signed_get(endpoint: str, path: str, query: str, key: KeyPair) -> tuple[int, bytes]:
+    """GET ``path?query`` (both encoded already) as the holder of ``key``: status and body."""
+    target = f"{path}?{query}" if query else path
+    request = AWSRequest(method="GET", url=endpoint + target)
     S3SigV4Auth(Credentials(key.access_key, key.secret_key), "s3", "us-east-1").add_auth(request)
     where = urlsplit(endpoint)
     connection = http.client.HTTPConnection(where.hostname or "", where.port or 80, timeout=_TIMEOUT_S)
     try:
-        connection.request("GET", "/", headers=dict(request.headers.items()))
+        connection.request("GET", target, headers=dict(request.headers.items()))
         response = connection.getresponse()
-        return response.status in (200, 403) and b"InvalidAccessKeyId" not in response.read()
-    except (OSError, http.client.HTTPException):
-        return False
+        return response.status, response.read()
     finally:
         connection.close()
 

@@ -24,8 +24,9 @@ AWS_STORE = "aws"
 AWS_ACCOUNT = "123456789012"  # moto's, so that ARNs of users and of bucket owners agree
 SPACES_ACCOUNT = "spaces"
 
-# Inside of a store: only the S3 gateway listens where droplets can reach it. 127.77/16 is this machine's alone.
-_INSIDE = "127.77.0.1"
+# Stores listen inside of the machine only; droplets reach them through their front (lab/front.py). SeaweedFS's internal
+# services ask for no password.
+INSIDE = "127.77.0.1"
 _FIRST_INSIDE_PORT = 18100
 _PORTS_A_STORE = 10
 _STORE_NUMBERS = {AWS_STORE: 0, **{slug: region.number for slug, region in config.REGIONS.items()}}
@@ -35,7 +36,7 @@ _MEMORY_LIMIT = "150MiB"  # soft limit of Go's heap, a store
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """One store: where it keeps its data, and where it listens.
+    """One store: where it keeps its data, where it listens, and the public address of its front.
 
     ``inside_port`` is the first of ten ports on ``inside`` that belong to this store alone; SeaweedFS names sockets in
     /tmp after them, so two stores on one machine must never share one, whatever their addresses.
@@ -49,15 +50,17 @@ class StoreSpec:
     domain: str | None
     admin: KeyPair
     account: str
-    inside: str = _INSIDE
+    region: str
+    inside: str = INSIDE
 
     @property
-    def endpoint(self) -> str:
-        return f"http://{self.address}" if self.port == 80 else f"http://{self.address}:{self.port}"
+    def inside_endpoint(self) -> str:
+        """The S3 gateway itself."""
+        return f"http://{self.inside}:{self.inside_ports()['s3']}"
 
     def inside_ports(self) -> Mapping[str, int]:
-        """Every listener but the S3 one."""
-        names = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3.grpc")
+        """Every listener of SeaweedFS."""
+        names = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
         return {name: self.inside_port + offset for offset, name in enumerate(names)}
 
     def identities(self) -> IdentityStore:
@@ -65,7 +68,7 @@ class StoreSpec:
         return IdentityStore(
             name=self.name,
             filer=f"http://{self.inside}:{self.inside_ports()['filer']}",
-            endpoint=self.endpoint,
+            endpoint=self.inside_endpoint,
             account=self.account,
         )
 
@@ -82,6 +85,7 @@ def spaces_spec(lab: LabConfig, region: str) -> StoreSpec:
         domain=where.spaces_name,
         admin=lab.spaces_admin,
         account=SPACES_ACCOUNT,
+        region=region,
     )
 
 
@@ -96,7 +100,13 @@ def aws_spec(lab: LabConfig) -> StoreSpec:
         domain=None,
         admin=lab.aws_admin,
         account=AWS_ACCOUNT,
+        region=config.AWS_REGION,
     )
+
+
+def specs(lab: LabConfig) -> tuple[StoreSpec, ...]:
+    """Every store of the lab."""
+    return (*(spaces_spec(lab, region) for region in config.REGIONS), aws_spec(lab))
 
 
 def _inside_port(store: str) -> int:
@@ -128,8 +138,7 @@ def server(spec: StoreSpec) -> Server:
         "filer.port.grpc": ports["filer.grpc"],
         "filer.localSocket": spec.directory / "filer.sock",
         "s3": "true",
-        "s3.ip.bind": spec.address,
-        "s3.port": spec.port,
+        "s3.port": ports["s3"],
         "s3.port.grpc": ports["s3.grpc"],
         "s3.port.iceberg": 0,
         "s3.port.lance": 0,
@@ -154,7 +163,7 @@ def server(spec: StoreSpec) -> Server:
             # Without a key of its own a store refuses every object of a bucket that encrypts by default.
             "WEED_S3_SSE_KEY": spec.admin.secret_key,
         },
-        ready=HttpProbe(spec.address, spec.port, "/healthz"),
+        ready=HttpProbe(spec.inside, ports["s3"], "/healthz"),
         directories=(spec.directory / "data",),
         files={admin_file: json.dumps(_admin(spec), indent=1)},
         kill_to_stop=True,

@@ -1,37 +1,41 @@
-"""The lab's HTTP proxy: lets a shell use names like ``bucket.ams3.spaces.test`` without touching the machine's DNS.
+"""nginx in the lab: the public face of every object store, and the HTTP proxy of the operator's shell.
 
-A forward proxy for plain HTTP to the lab alone. The request goes on as it came (URI, Host, headers, body unbuffered),
-because S3 requests are signed over all of these.
+A store's front makes SeaweedFS answer like the cloud it stands for (lab/front.py). The proxy lets a shell use names
+like ``bucket.ams3.spaces.test`` without touching the machine's DNS: plain HTTP to the lab alone. Through both, a
+request goes on as it came (URI, Host, headers, body unbuffered), because S3 requests are signed over all of these.
 """
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab import config
+from lab import config, front
 from lab.config import LabConfig
+from lab.front import Front
+from lab.objectstore import specs
 from lab.servers import HttpProbe, Server
 
 
 @dataclass(frozen=True)
 class ProxySpec:
-    """Where the proxy listens, the resolver it asks, and its own folder."""
+    """Where the proxy listens, the resolver it asks, its own folder, and the stores it is the face of."""
 
     directory: Path
     address: str = config.PROXY_ADDRESS
     port: int = config.PROXY_PORT
     resolver: str = config.DNS_ADDRESS
+    fronts: tuple[Front, ...] = field(default_factory=tuple)
 
 
 def spec(lab: LabConfig) -> ProxySpec:
-    """The lab's proxy at its standard address."""
-    return ProxySpec(lab.state / "proxy")
+    """The lab's, at the standard addresses."""
+    return ProxySpec(lab.state / "proxy", fronts=tuple(front.of(store) for store in specs(lab)))
 
 
 def server(spec: ProxySpec) -> Server:
-    """How to run the proxy. Ready when it refuses to be asked for itself."""
+    """How to run it. Ready when the proxy refuses to be asked for itself."""
     settings = spec.directory / "nginx.conf"
     return Server(
         name="proxy",
@@ -44,30 +48,21 @@ def server(spec: ProxySpec) -> Server:
 
 
 def configuration(spec: ProxySpec) -> str:
-    """nginx.conf of the proxy."""
+    """nginx.conf."""
     kinds = ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
     temporary = "\n".join(f"  {kind}_temp_path {spec.directory}/tmp/{kind};" for kind in kinds)
+    fronts = "\n".join(front.configuration(each) for each in spec.fronts)
     return f"""\
 daemon off;
 worker_processes 1;
 pid {spec.directory}/nginx.pid;
 error_log stderr warn;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 4096; }}
 http {{
 {temporary}
   access_log off;
   default_type text/plain;
-
-  resolver {spec.resolver} ipv6=off valid=5s;
-  resolver_timeout 5s;
-
-  # Only the lab. Never the proxy itself: that would go round for ever.
-  map $http_host $inside_lab {{
-    default 0;
-    "~*^{_literal(spec.address)}(:[0-9]+)?$" 0;
-    "~*^([a-z0-9_-]+\\.)+test\\.?(:[0-9]+)?$" 1;
-    "~*^198\\.1[89](\\.[0-9]+){{2}}(:[0-9]+)?$" 1;
-  }}
+  server_tokens off;
 
   # Signatures cover headers, path and body: pass everything on as it came.
   ignore_invalid_headers off;
@@ -80,8 +75,27 @@ http {{
   proxy_connect_timeout 5s;
   proxy_send_timeout 300s;
   proxy_read_timeout 300s;
+  proxy_next_upstream off;  # a conditional write must never be sent twice
   proxy_set_header Host $http_host;
   proxy_set_header Connection "";
+{_forward(spec)}
+{fronts}
+}}
+"""
+
+
+def _forward(spec: ProxySpec) -> str:
+    return f"""
+  resolver {spec.resolver} ipv6=off valid=5s;
+  resolver_timeout 5s;
+
+  # Only the lab. Never the proxy itself: that would go round for ever.
+  map $http_host $inside_lab {{
+    default 0;
+    "~*^{_literal(spec.address)}(:[0-9]+)?$" 0;
+    "~*^([a-z0-9_-]+\\.)+test\\.?(:[0-9]+)?$" 1;
+    "~*^198\\.1[89](\\.[0-9]+){{2}}(:[0-9]+)?$" 1;
+  }}
 
   server {{
     listen {spec.address}:{spec.port};
@@ -91,9 +105,7 @@ http {{
       }}
       proxy_pass http://$http_host$request_uri;
     }}
-  }}
-}}
-"""
+  }}"""
 
 
 def _literal(address: str) -> str:

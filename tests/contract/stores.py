@@ -37,13 +37,13 @@ class Running:
     region: str
 
     def ref(self, bucket: str) -> StoreRef:
-        return StoreRef(bucket, self.region, self.spec.endpoint, path_style=True)
+        return StoreRef(bucket, self.region, self.spec.inside_endpoint, path_style=True)
 
     def client(self, key: KeyPair | Key = OPERATOR) -> Any:
         """boto3's, without retries or proxies."""
         return boto3.client(
             "s3",
-            endpoint_url=self.spec.endpoint,
+            endpoint_url=self.spec.inside_endpoint,
             aws_access_key_id=key.access_key,
             aws_secret_access_key=key.secret_key,
             region_name=self.region,
@@ -53,18 +53,19 @@ class Running:
 
 def spaces_spec(folder: Path, region: str = "nyc3") -> StoreSpec:
     """Spaces of a region on loopback."""
-    return _spec(region, folder, f"{region}.spaces.test", SPACES_ACCOUNT)
+    return _spec(region, folder, f"{region}.spaces.test", SPACES_ACCOUNT, region)
 
 
 def aws_spec(folder: Path) -> StoreSpec:
     """AWS S3 on loopback."""
-    return _spec("aws", folder, None, AWS_ACCOUNT)
+    return _spec("aws", folder, None, AWS_ACCOUNT, "us-east-2")
 
 
-def _spec(name: str, folder: Path, domain: str | None, account: str) -> StoreSpec:
+def _spec(name: str, folder: Path, domain: str | None, account: str, region: str) -> StoreSpec:
     first = free_ports(_PORTS_A_STORE + 1)
-    # 127.0.0.1 itself: for any other address SeaweedFS listens on both.
-    return StoreSpec(name, folder, "127.0.0.1", first + _PORTS_A_STORE, first, domain, OPERATOR, account, "127.0.0.1")
+    # 127.0.0.1 itself: for any other address SeaweedFS listens on both. The last port is its front's.
+    here = "127.0.0.1"
+    return StoreSpec(name, folder, here, first + _PORTS_A_STORE, first, domain, OPERATOR, account, region, here)
 
 
 @contextlib.contextmanager
@@ -92,18 +93,23 @@ def wait_until(condition: Any, within_s: float) -> None:
         time.sleep(0.02)
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+_ports = iter(range(19000 + _WORKER * 1000, 20000 + _WORKER * 1000))  # outside the ephemeral range
+
+
 def free_ports(count: int) -> int:
-    """The first of ``count`` free ports in a row, outside the ephemeral range; parallel test processes get others."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    for first in range(19000 + worker * 1000, 20000 + worker * 1000 - count, count):
-        with contextlib.ExitStack() as stack:
+    """The first of ``count`` free ports in a row. None is given out twice, and parallel test processes get others."""
+    row: list[int] = []
+    for port in _ports:
+        with socket.socket() as probe:
             try:
-                for port in range(first, first + count):
-                    probe = stack.enter_context(socket.socket())
-                    probe.bind(("127.0.0.1", port))
+                probe.bind(("127.0.0.1", port))
             except OSError:
+                row.clear()
                 continue
-            return first
+        row.append(port)
+        if len(row) == count:
+            return row[0]
     raise AssertionError("no free ports")
 
 

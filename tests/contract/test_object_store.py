@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
@@ -228,32 +227,3 @@ def test_default_retention_locks_what_is_written_without_asking(spaces: Running,
     assert client.get_object_lock_configuration(Bucket=locked)["ObjectLockConfiguration"] == configuration
     version = client.put_object(Bucket=locked, Key="k", Body=b"1")["VersionId"]
     assert outcome(client.delete_object, Bucket=locked, Key="k", VersionId=version) == "AccessDenied"
-
-
-def test_a_bucket_answers_under_its_own_name_and_under_its_path(spaces: Running, bucket: str):
-    spaces.client().put_object(Bucket=bucket, Key="k", Body=b"1")
-    signed = spaces.client().generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
-    by_path = "/" + signed.split("/", 3)[3]
-    host = f"{bucket}.{spaces.spec.domain}"
-    for target, name in ((by_path, f"127.0.0.1:{spaces.spec.port}"), ("/k", host)):
-        connection = http.client.HTTPConnection(spaces.spec.address, spaces.spec.port, timeout=5)
-        connection.request("GET", target, headers={"Host": name})
-        answer = connection.getresponse()
-        body = answer.read()
-        connection.close()
-        if name == host:  # unsigned: refused, but as that bucket's object
-            assert (answer.status, f"<BucketName>{bucket}<" in body.decode()) == (403, True)
-        else:
-            assert (answer.status, body) == (200, b"1")
-
-
-def test_the_location_is_empty_or_the_regions_own_name(spaces: Running, bucket: str):
-    assert spaces.client().get_bucket_location(Bucket=bucket)["LocationConstraint"] in (None, "", "nyc3")
-
-
-def test_a_bucket_that_holds_something_is_not_deleted(spaces: Running, bucket: str):
-    client = spaces.client()
-    client.put_object(Bucket=bucket, Key="a/b", Body=b"1")
-    assert outcome(client.delete_bucket, Bucket=bucket) == "BucketNotEmpty"
-    client.delete_object(Bucket=bucket, Key="a/b")
-    assert outcome(client.delete_bucket, Bucket=bucket) == "ok"

@@ -1,13 +1,14 @@
-"""The lab's HTTP proxy: real clients reach buckets by name through it, signed requests arrive as they were sent."""
+"""The lab's nginx: a store's front answers as the cloud does; through the proxy real clients reach buckets by name."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import socket
 import subprocess
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any
 
 import boto3
 import pytest
@@ -15,15 +16,16 @@ from botocore.config import Config as BotoConfig
 from dnslib import QTYPE, RR, A
 from dnslib.server import BaseResolver, DNSServer
 
-from lab import proxy
+from lab import bucketguard, front, proxy
 from lab.proxy import ProxySpec
 from lab.servers import prepare
-from tests.contract.stores import OPERATOR, free_ports, running, spaces_spec, wait_until
+from tests.contract.stores import OPERATOR, free_ports, outcome, running, spaces_spec, wait_until
 
 pytestmark = pytest.mark.slow
 
 BUCKET = "vault"
 KEY = "replica/a b/ü/x+%20?.ltx"
+_numbers = itertools.count()
 
 
 class Everything(BaseResolver):  # type: ignore[misc]
@@ -45,36 +47,43 @@ def through(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
     dns = DNSServer(Everything(), address="127.0.0.1", port=dns_port)
     dns.start_thread()
     folder = tmp_path_factory.mktemp("proxy")
-    spec = ProxySpec(folder, "127.0.0.1", free_ports(1), f"127.0.0.1:{dns_port}")
-    description = proxy.server(spec)
+    spec = spaces_spec(tmp_path_factory.mktemp("spaces"))
+    guard = free_ports(1)
+    face = front.of(spec, f"127.0.0.1:{guard}")
+    nginx = ProxySpec(folder, "127.0.0.1", free_ports(1), f"127.0.0.1:{dns_port}", (face,))
+    description = proxy.server(nginx)
     prepare(description)
+    guarding = bucketguard.start([spec], "127.0.0.1", guard)
     process = subprocess.Popen(description.argv, env=description.env)
     try:
         wait_until(description.ready, 10)
-        with running(spaces_spec(tmp_path_factory.mktemp("spaces")), "us-east-1") as store:
+        with running(spec, "us-east-1") as store:
             store.client().create_bucket(Bucket=BUCKET)
-            yield f"http://127.0.0.1:{spec.port}", f"http://{store.spec.domain}:{store.spec.port}"
+            yield f"http://127.0.0.1:{nginx.port}", f"http://{spec.domain}:{spec.port}"
     finally:
         process.terminate()
         process.wait()
+        guarding.shutdown()
         dns.stop()
 
 
-@pytest.mark.parametrize("style", ["virtual", "path"])
-def test_boto3_writes_and_reads_by_name(
-    through: tuple[str, str], style: Literal["virtual", "path"], monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture(params=["virtual", "path"])
+def client(request: pytest.FixtureRequest, through: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """boto3 as in the operator's shell, with either way of naming a bucket."""
     url, endpoint = through
     monkeypatch.setenv("http_proxy", url)
     monkeypatch.delenv("no_proxy", raising=False)
-    client = boto3.client(
+    return boto3.client(
         "s3",
         endpoint_url=endpoint,
         aws_access_key_id=OPERATOR.access_key,
         aws_secret_access_key=OPERATOR.secret_key,
         region_name="us-east-1",
-        config=BotoConfig(s3={"addressing_style": style}, retries={"total_max_attempts": 1}),
+        config=BotoConfig(s3={"addressing_style": request.param}, retries={"total_max_attempts": 1}),
     )
+
+
+def test_boto3_writes_and_reads_by_name(client: Any):
     client.put_object(Bucket=BUCKET, Key=KEY, Body=b"1", Metadata={"under_score.dot": "kept"})
     assert client.head_object(Bucket=BUCKET, Key=KEY)["Metadata"] == {"under_score.dot": "kept"}
     assert [item["Key"] for item in client.list_objects_v2(Bucket=BUCKET, Prefix="replica/a b/")["Contents"]] == [KEY]
@@ -105,3 +114,52 @@ def test_it_does_not_go_round_in_circles_nor_tunnel(through: tuple[str, str]):
     tunnel = curl(through[0], "--proxytunnel", f"{through[1]}/")
     assert tunnel[0] in (0, 400, 403, 405)
     assert "alive" not in tunnel[1]
+
+
+# --- the front of a store ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(client: Any) -> str:
+    name = f"bucket-{next(_numbers)}"
+    client.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.mark.parametrize("key", ["top", "in/folders"])
+@pytest.mark.parametrize("versioned", [False, True])
+def test_a_bucket_is_deleted_only_when_it_holds_nothing(client: Any, bucket: str, versioned: bool, key: str):
+    if versioned:
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    client.put_object(Bucket=bucket, Key=key, Body=b"1")
+    assert outcome(client.delete_bucket, Bucket=bucket) == "BucketNotEmpty"
+    client.delete_object(Bucket=bucket, Key=key)
+    if versioned:  # the version and its delete marker are still there
+        assert outcome(client.delete_bucket, Bucket=bucket) == "BucketNotEmpty"
+        assert client.head_bucket(Bucket=bucket)
+        held = client.list_object_versions(Bucket=bucket)
+        versions = [{"Key": key, "VersionId": held_["VersionId"]} for held_ in held["Versions"] + held["DeleteMarkers"]]
+        client.delete_objects(Bucket=bucket, Delete={"Objects": versions})
+    assert outcome(client.delete_bucket, Bucket=bucket) == "ok"
+    assert outcome(client.delete_bucket, Bucket=bucket) == "NoSuchBucket"
+
+
+def test_deleting_objects_and_settings_is_nothing_special(client: Any, bucket: str):
+    client.put_object(Bucket=bucket, Key="a", Body=b"1")
+    client.put_object(Bucket=bucket, Key="b", Body=b"1")
+    assert outcome(client.delete_object, Bucket=bucket, Key="a") == "ok"
+    assert outcome(client.delete_bucket_lifecycle, Bucket=bucket) == "ok"
+    assert outcome(client.delete_bucket_cors, Bucket=bucket) == "ok"
+    assert [item["Key"] for item in client.list_objects_v2(Bucket=bucket)["Contents"]] == ["b"]
+
+
+def test_a_bucket_says_where_it_is(client: Any, bucket: str):
+    assert client.get_bucket_location(Bucket=bucket)["LocationConstraint"] == "nyc3"
+    headers = client.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
+    assert headers["x-amz-bucket-region"] == "nyc3"
+
+
+def test_a_key_that_looks_like_a_question_is_just_a_key(client: Any, bucket: str):
+    client.put_object(Bucket=bucket, Key="location", Body=b"<LocationConstraint></LocationConstraint>")
+    body = client.get_object(Bucket=bucket, Key="location")["Body"].read()
+    assert body == b"<LocationConstraint></LocationConstraint>"

@@ -1,0 +1,118 @@
+"""A store's public face: what SeaweedFS leaves out and clients of the real clouds rely on.
+
+| | SeaweedFS | here |
+|---|---|---|
+| DELETE of a bucket that holds versions | deletes them all | 409 BucketNotEmpty |
+| GET ?location | always empty | the region |
+| x-amz-bucket-region | missing | the region |
+| the store is down | connection refused | 503 ServiceUnavailable |
+
+Whether a bucket is empty nginx can't know: it asks ``lab.bucketguard``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lab.objectstore import INSIDE, StoreSpec
+
+GUARD_PORT = 18199
+
+_XML = '<?xml version="1.0" encoding="UTF-8"?>'
+_EMPTY_LOCATION = "<CreateBucketConfiguration><LocationConstraint></LocationConstraint></CreateBucketConfiguration>"
+_S3 = "http://s3.amazonaws.com/doc/2006-03-01/"
+
+
+@dataclass(frozen=True)
+class Front:
+    """Listens for a store, and passes on to its gateway (``upstream``, host:port). ``guard``: host:port."""
+
+    name: str
+    address: str
+    port: int
+    upstream: str
+    region: str
+    domain: str | None
+    guard: str = f"{INSIDE}:{GUARD_PORT}"
+
+
+def of(store: StoreSpec, guard: str = f"{INSIDE}:{GUARD_PORT}") -> Front:
+    """The front of a store."""
+    upstream = f"{store.inside}:{store.inside_ports()['s3']}"
+    return Front(store.name, store.address, store.port, upstream, store.region, store.domain, guard)
+
+
+def configuration(front: Front) -> str:
+    """The part of nginx.conf (inside ``http``) that is this front."""
+    name = front.name
+    buckets = "\n    ".join(_bucket_patterns(front.domain))
+    return f"""
+  # --- {name}
+  upstream store_{name} {{
+    server {front.upstream};
+    keepalive 32;
+    keepalive_timeout 60s;  # below SeaweedFS's own 120 s
+  }}
+  map "$http_host|$request_uri" $bucket_{name} {{
+    default "";
+    {buckets}
+  }}
+  map "$request_method|$bucket_{name}|$args" $special_{name} {{
+    default "";
+    "~^DELETE\\|[^|]+\\|(x-id=DeleteBucket)?$" delete;
+    "~^GET\\|[^|]+\\|location=?(&|$)" location;
+  }}
+  server {{
+    listen {front.address}:{front.port};
+    add_header x-amz-bucket-region {front.region} always;
+    recursive_error_pages on;  # 418 and 419 only pick a location: what goes wrong there is an error again
+    location / {{
+      error_page 418 = @delete;
+      error_page 419 = @location;
+      error_page 502 504 =503 @down;
+      if ($special_{name} = delete) {{ return 418; }}
+      if ($special_{name} = location) {{ return 419; }}
+      proxy_pass http://store_{name};
+    }}
+    location @delete {{
+      auth_request /-/guard;
+      error_page 403 =409 @not_empty;
+      error_page 500 502 504 =503 @down;
+      proxy_pass http://store_{name};
+    }}
+    location = /-/guard {{
+      internal;
+      proxy_pass http://{front.guard}/{name}/$bucket_{name};
+      proxy_method GET;
+      proxy_pass_request_body off;
+      proxy_pass_request_headers off;
+    }}
+    location @location {{
+      proxy_pass http://store_{name};
+      sub_filter_types application/xml;
+      sub_filter '{_EMPTY_LOCATION}' '<LocationConstraint xmlns="{_S3}">{front.region}</LocationConstraint>';
+    }}
+    location @not_empty {{
+      default_type application/xml;
+      return 409 '{_error("BucketNotEmpty", "The bucket you tried to delete is not empty")}';
+    }}
+    location @down {{
+      default_type application/xml;
+      return 503 '{_error("ServiceUnavailable", "The service is unavailable. Please retry.")}';
+    }}
+  }}"""
+
+
+def _bucket_patterns(domain: str | None) -> list[str]:
+    """The bucket of a request for a bucket itself: its name below the store's domain, else the path's only part."""
+    if domain is None:
+        return ['"~^[^|]*\\|/(?<first>[^/?]+)/?(\\?.*)?$" $first;']
+    own = domain.replace(".", "\\.")
+    return [
+        f'"~*^(?<named>[^|]+)\\.{own}(:[0-9]+)?\\|/(\\?.*)?$" $named;',
+        f'"~*^({own}|[0-9.]+)(:[0-9]+)?\\|/(?<first>[^/?]+)/?(\\?.*)?$" $first;',
+    ]
+
+
+def _error(code: str, message: str) -> str:
+    return f"{_XML}<Error><Code>{code}</Code><Message>{message}</Message><RequestId>$request_id</RequestId></Error>"
