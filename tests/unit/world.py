@@ -259,6 +259,15 @@ class FakeVault:
         self._world.check("vault")
         self._world.vault[key] = body
 
+    def get(self, key: str) -> bytes | None:
+        self._world.check("vault")
+        return self._world.vault.get(key)
+
+    def keys(self, prefix: str) -> list[tuple[str, datetime]]:
+        """All of one age: no test of a runbook tells them apart by it."""
+        self._world.check("vault")
+        return [(key, self._world.clock.utc()) for key in sorted(self._world.vault) if key.startswith(prefix)]
+
     def key_refused(self, host: Host) -> bool:
         self._world.check("vault")
         return host.vault_key is not None and host.vault_key.access_key not in self._world.keys
