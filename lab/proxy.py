@@ -15,7 +15,7 @@ from lab import config, front
 from lab.config import LabConfig
 from lab.front import Front
 from lab.objectstore import specs
-from lab.servers import HttpProbe, Server
+from lab.servers import Every, HttpProbe, Server
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,14 @@ def spec(lab: LabConfig) -> ProxySpec:
 
 
 def server(spec: ProxySpec) -> Server:
-    """How to run it. Ready when the proxy refuses to be asked for itself."""
+    """How to run it. Ready when the proxy refuses to be asked for itself, and every front answers something."""
     settings = spec.directory / "nginx.conf"
+    fronts = tuple(HttpProbe(each.address, each.port, "/", (403, 503)) for each in spec.fronts)
     return Server(
         name="proxy",
         argv=(_nginx(), "-p", str(spec.directory), "-e", "stderr", "-c", str(settings)),
         env={"PATH": "/usr/sbin:/usr/bin:/bin"},
-        ready=HttpProbe(spec.address, spec.port, "/", (403,)),
+        ready=Every((HttpProbe(spec.address, spec.port, "/", (403,)), *fronts)),
         directories=(spec.directory / "tmp",),
         files={settings: configuration(spec)},
     )

@@ -36,6 +36,16 @@ class HttpProbe:
 
 
 @dataclass(frozen=True)
+class Every:
+    """Ready when all of these are."""
+
+    probes: tuple[HttpProbe, ...]
+
+    def __call__(self) -> bool:
+        return all(probe() for probe in self.probes)
+
+
+@dataclass(frozen=True)
 class Server:
     """One process. ``env`` is its whole environment; ``files`` (path → text) are written 0600 before it starts.
 
