@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lifeline.errors import LifelineError
 from toolchain import apt, image, pulumi, venv, wheels
+from toolchain.progress import say
 
 
 def status() -> None:
@@ -23,6 +25,19 @@ def status() -> None:
     }
     for name, found in parts.items():
         print(f"{name:9} {found}")
+
+
+def announce(parts: Sequence[str]) -> None:
+    """What is about to take long, before it does: nobody should wonder whether to wait."""
+    expected = {
+        "packages": apt.EXPECTED_S if apt.missing() else 0,
+        "pulumi": pulumi.expected_s(),
+        "image": 0 if image.path().is_dir() else image.EXPECTED_S,
+    }
+    ahead = {part: expected[part] for part in parts if expected.get(part)}
+    if len(ahead) > 1:
+        steps = ", ".join(f"{part} {seconds} s" for part, seconds in ahead.items())
+        say(f"to be made first, once: {steps}; about {math.ceil(sum(ahead.values()) / 60)} min in all")
 
 
 PARTS: dict[str, Callable[[], Path | None]] = {
@@ -40,6 +55,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("part", choices=sorted(PARTS), nargs="+")
     parts = parser.parse_args(argv).part
     try:
+        announce(parts)
         for part in parts:
             path = PARTS[part]()
             if path and len(parts) == 1:  # someone asked where it is; of a whole setup nobody wants to read that

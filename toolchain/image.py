@@ -17,7 +17,7 @@ from lifeline.errors import Unavailable
 from toolchain import apt, cache
 from toolchain.progress import run, say
 
-EXPECTED_S = 80
+EXPECTED_S = 60
 DEADLINE_S = 900
 
 
@@ -66,7 +66,7 @@ def path() -> Path:
 
 
 def ensure() -> Path:
-    """The image, bootstrapped if it isn't in the cache (about a minute and a half, once; needs root)."""
+    """The image, bootstrapped if it isn't in the cache (about a minute, once; needs root)."""
     if path().is_dir():
         return path()
     if platform.machine() != "x86_64":

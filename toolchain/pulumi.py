@@ -68,9 +68,16 @@ def usable(version: str) -> bool:
     return found is not None and found[1] == "3" and (int(found[1]), int(found[2])) >= MINIMUM
 
 
+def expected_s() -> int:
+    """How long ``ensure`` will take: nothing, or what the build took on one and on two processors."""
+    if on_path() or path().is_dir():
+        return 0
+    return 600 if cpus() == 1 else 300
+
+
 def _built() -> Path:
     if not path().is_dir():
-        minutes = 10 if cpus() == 1 else 5
+        minutes = expected_s() // 60
         say(f"building the Pulumi CLI {pinned(CLI)} from source: about {minutes} min on {cpus()} processors, once")
         say(f"it is kept in {path()}; a pulumi >= 3.256 on PATH would be used instead")
         cache.require_space(BUILD_GIB, "building the Pulumi CLI")

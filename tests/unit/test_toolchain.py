@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from lifeline.errors import BadConfig, StepFailed, Unavailable
 from toolchain import apt, cache, golang, image, pulumi, venv, wheels
-from toolchain.__main__ import PARTS, main
+from toolchain.__main__ import PARTS, announce, main
 from toolchain.progress import run
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -345,6 +345,19 @@ class TestCommandLine:
         monkeypatch.setitem(PARTS, "image", refuse)
         assert main(["image"]) == Unavailable.exit_code
         assert capsys.readouterr().err == "toolchain: no root\n  next: sudo make lab-image\n"
+
+    def test_what_takes_long_is_announced_with_its_sum(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(apt, "missing", lambda: [])
+        monkeypatch.setattr(pulumi, "expected_s", lambda: 300)
+        announce(["packages", "pulumi", "image", "wheels"])
+        assert (
+            capsys.readouterr().err
+            == "toolchain: to be made first, once: pulumi 300 s, image 60 s; about 6 min in all\n"
+        )
+        announce(["wheels"])
+        assert capsys.readouterr().err == ""
 
     def test_runs_with_the_systems_python_alone(self) -> None:
         """-S -I: no site-packages, so an import from outside the standard library would fail."""
