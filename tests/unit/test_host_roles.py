@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_a_first_primary_puts_its_name_on_the_prefix_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None
 ) -> None:
     made, supervisor, vault = config(tmp_path), FakeSupervisor(), FakeVault()
-    seen = {}
+    seen: dict[str, Any] = {}
 
     def confirm(*_: object) -> None:
         seen.update(role=read_role(made.layout), running=dict(supervisor.running), owner=dict(vault.objects))

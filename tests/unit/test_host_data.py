@@ -1,0 +1,164 @@
+"""Data comes to a host beside, verified, swapped; an interruption leaves old or new, and calling again resumes."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from lifeline import data, replica
+from lifeline.data import Target
+from lifeline.errors import Unproven
+from lifeline.layout import Config, DataFile, read_data, write_data
+from tests.unit.hostkit import SERVICE, FakeVault, config
+
+TWO = SERVICE + '\n[[databases]]\nname = "orders"\npath = "/var/lib/genesis/orders.db"\n'
+
+
+def make(path: Path, value: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path)
+    connection.executescript(f"CREATE TABLE t (v); INSERT INTO t VALUES ({value});")
+    connection.close()
+
+
+def value(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    try:
+        return int(connection.execute("SELECT v FROM t").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def staged_over_old(tmp_path: Path) -> Config:
+    made = config(tmp_path, service=TWO)
+    for database in made.service.databases:
+        make(made.layout.live(database), 1)
+        make(made.layout.staged(database), 2)
+    return made
+
+
+def test_a_swap_keeps_the_old_and_notes_where_the_new_is_from(tmp_path: Path) -> None:
+    made = staged_over_old(tmp_path)
+    kept = data.swap_all(made, DataFile(origin_epoch=3, finalized=3, txids={"trades": 7, "orders": 9}))
+    for database in made.service.databases:
+        assert value(made.layout.live(database)) == 2
+        assert value(Path(kept[database.name]) / made.layout.live(database).name) == 1
+    assert read_data(made.layout).finalized == 3
+
+
+@pytest.mark.parametrize("crash_at", range(1, 5))
+def test_a_swap_killed_between_any_two_renames_never_claims_to_be_final(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_at: int
+) -> None:
+    made = staged_over_old(tmp_path)
+    write_data(made.layout, DataFile(origin_epoch=2, finalized=2))
+    rename, done = Path.rename, 0
+
+    def counted(self: Path, target: Path) -> Path:
+        nonlocal done
+        if self.suffix == ".db":
+            done += 1
+            if done == crash_at:
+                raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", counted)
+    with pytest.raises(KeyboardInterrupt):
+        data.swap_all(made, DataFile(origin_epoch=3, finalized=3))
+    monkeypatch.undo()
+    assert read_data(made.layout) == DataFile()  # neither the old origin nor the new one
+    for database in made.service.databases:  # the run that follows stages anew
+        make_anew(made.layout.staged(database))
+    data.swap_all(made, DataFile(origin_epoch=3, finalized=3))
+    assert [value(made.layout.live(database)) for database in made.service.databases] == [2, 2]
+
+
+def make_anew(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    make(path, 2)
+
+
+def test_an_old_log_leaves_with_its_database(tmp_path: Path) -> None:
+    made = staged_over_old(tmp_path)
+    live = made.layout.live(made.service.databases[0])
+    for sidecar in replica.sidecars(live):
+        sidecar.write_bytes(b"of the old one")
+    kept = data.swap_all(made, DataFile())
+    assert not any(sidecar.exists() for sidecar in replica.sidecars(live))
+    assert {path.name for path in Path(kept["trades"]).iterdir()} == {
+        *("trades.db", "trades.db-wal", "trades.db-shm", "trades.db-journal")
+    }
+
+
+def test_only_the_last_two_old_ones_are_kept(tmp_path: Path) -> None:
+    made = config(tmp_path)
+    database = made.service.databases[0]
+    for number in range(5):
+        make(made.layout.staged(database), number)
+        data.swap_all(made, DataFile())
+    previous = sorted((made.layout.beside(database) / "previous").iterdir())
+    assert [value(path / "trades.db") for path in previous] == [2, 3]
+
+
+def test_set_wal_brings_a_copy_back_and_leaves_no_log(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    make(path, 1)
+    data.set_wal(path)
+    assert path.read_bytes()[18:20] == b"\x02\x02"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.db"]
+
+
+def test_the_target_is_the_newest_epoch_that_has_every_database(tmp_path: Path) -> None:
+    made, vault = config(tmp_path, service=TWO), FakeVault()
+    for name, txid in (("trades", 7), ("orders", 9)):
+        vault.replicate(2, txid, name)
+    assert data.find_target(made, vault, 4) == Target(2, {"trades": 7, "orders": 9})
+    vault.replicate(3, 1, "trades")
+    with pytest.raises(Unproven, match="lacks orders"):
+        data.find_target(made, vault, 4)
+
+
+def test_no_replica_is_an_error_never_an_empty_database(tmp_path: Path) -> None:
+    with pytest.raises(Unproven, match="no replica"):
+        data.find_target(config(tmp_path), FakeVault(), 3)
+
+
+def follower(made: Config, epoch: int, txid: str) -> None:
+    copy = made.layout.following(made.service.databases[0], epoch)
+    make(copy, 1)
+    replica.txid_file(copy).write_text(txid)
+
+
+@pytest.mark.parametrize(("text", "txid"), [(f"{7:016x}\n", 7), ("", 0), ("damaged", 0)])
+def test_a_followers_position(tmp_path: Path, text: str, txid: int) -> None:
+    made = config(tmp_path)
+    follower(made, 1, text)
+    assert data.read_follower(made.layout.following(made.service.databases[0], 1)) == txid
+
+
+def test_a_position_without_its_copy_is_none(tmp_path: Path) -> None:
+    made = config(tmp_path)
+    follower(made, 1, f"{7:016x}\n")
+    copy = made.layout.following(made.service.databases[0], 1)
+    copy.unlink()
+    assert data.read_follower(copy) == 0
+
+
+def test_waiting_for_a_follower_ends_when_it_is_there_stands_still_or_is_gone(tmp_path: Path) -> None:
+    made = config(tmp_path)
+    follower(made, 1, f"{7:016x}\n")
+
+    def wait(txid: int, running: bool, clock: list[float]) -> dict[str, int]:
+        def tick() -> float:
+            clock[0] += 0.5
+            return clock[0]
+
+        target = Target(1, {"trades": txid})
+        return data.await_followers(made, target, within=60, running=lambda: running, clock=tick)
+
+    there, gone, still = [0.0], [0.0], [0.0]
+    assert wait(7, True, there) == {"trades": 7} and there[0] < 2
+    assert wait(9, False, gone) == {"trades": 7} and gone[0] < 4
+    assert wait(9, True, still) == {"trades": 7} and 2 < still[0] < 8
