@@ -65,7 +65,7 @@ $(VENV)/.locked: requirements.lock pyproject.toml
 
 .PHONY: setup-lab
 setup-lab: setup ## all that the lab needs: Debian packages, Pulumi, base image, wheels
-	@$(TOOLCHAIN) packages pulumi image wheels
+	@$(TOOLCHAIN) packages image wheels pulumi
 
 .PHONY: toolchain
 toolchain: setup ## the Pulumi CLI alone: the one on PATH, or built once (about 5 min)
