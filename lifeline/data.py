@@ -142,6 +142,7 @@ def _bring(
 ) -> dict[str, Any]:
     """A verified copy of one database at its staged path: the follower's, or a restored one."""
     begun = time.monotonic()
+    config.layout.private(database)
     staged = config.layout.staged(database)
     _clear(staged)
     txid = target.txids[database.name]
@@ -169,6 +170,7 @@ def restore_beside(
     within: float = 600.0,
 ) -> replica.Restored:
     """Restore one database from `epoch` to its staged path. Raises StepFailed in an operator's words."""
+    config.layout.private(database)
     staged = config.layout.staged(database)
     _clear(staged)
     yml = config.layout.etc / f"restore-{epoch:04d}.yml"

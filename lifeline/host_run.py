@@ -58,7 +58,8 @@ def run_follower(config: Config, name: str) -> NoReturn:
     output = config.layout.following(database, role.epoch)
     for folder in config.layout.beside(database).glob("follower-*"):
         shutil.rmtree(folder)
-    output.parent.mkdir(parents=True, mode=0o700)
+    config.layout.private(database)
+    output.parent.mkdir(mode=0o700)
     live, yml = config.layout.live(database), config.layout.follower_yml
     _await_replica(config, live, yml)
     _exec(replica.follow_argv(config.layout.litestream, yml, live, output), proc.child_environment())

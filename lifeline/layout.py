@@ -94,6 +94,12 @@ class Layout:
         """Root's own folder beside a live database: on the same file system, so that a swap is a rename."""
         return self.live(database).parent / ".lifeline"
 
+    def private(self, database: Database) -> Path:
+        """The same, made if it isn't there, for root alone: the service's user must not reach what will be swapped in."""
+        path = self.beside(database)
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
     def following(self, database: Database, epoch: int) -> Path:
         """The standby's warm copy."""
         return self.beside(database) / f"follower-{epoch:04d}" / f"{database.name}.db"
