@@ -43,9 +43,8 @@ def declare(config: StackConfig, port: Port, where: Endpoints) -> dict[str, Any]
     alone = pulumi.ResourceOptions(delete_before_replace=True)
     domain = digitalocean.Domain("domain", name=config.domain, opts=alone)
     shared = Shared(
-        ssh_key=digitalocean.SshKey(
-            "operator-key", name=f"{config.prefix}-operator", public_key=config.ssh_public_key, opts=alone
-        ),
+        # Not deleted first: the hosts depend on it, and a new key must not become a reason to replace them.
+        ssh_key=digitalocean.SshKey("operator-key", name=f"{config.prefix}-operator", public_key=config.ssh_public_key),
         domain=domain,
         tag=digitalocean.Tag("host-tag", name=config.prefix, opts=alone),
         service_port=port.number,

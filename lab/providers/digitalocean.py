@@ -330,7 +330,7 @@ class Droplet(Rest):
     def _retag(self, identity: str, old: set[str], new: set[str]) -> None:
         droplet = {"resources": [{"resource_id": identity, "resource_type": "droplet"}]}
         for tag in sorted(old - new):
-            self.api._send("DELETE", f"/v2/tags/{tag}/resources", droplet)
+            self.api.delete(f"/v2/tags/{tag}/resources", droplet)
         for tag in sorted(new - old):
             self.api.post(f"/v2/tags/{tag}/resources", droplet)
 
@@ -375,7 +375,7 @@ class Project(Rest):
         return Live({**live.inputs, "resources": urns}, live.computed)
 
     def update(self, identity: str, old: Values, new: Values, changed: Collection[str]) -> None:
-        if changed - {"resources"} if isinstance(changed, set) else set(changed) - {"resources"}:
+        if set(changed) - {"resources"}:
             self.api.patch(f"/v2/projects/{identity}", self._own(new))
         before, after = set(old.get("resources") or ()), set(new.get("resources") or ())
         self._release([urn for urn in sorted(before - after) if self._has(identity, urn)])

@@ -39,8 +39,8 @@ class Api:
     def patch(self, path: str, body: Mapping[str, Any]) -> Values:
         return self._send("PATCH", path, body, missing_is_none=False) or {}
 
-    def delete(self, path: str) -> None:
-        self._send("DELETE", path, None)
+    def delete(self, path: str, body: Mapping[str, Any] | None = None) -> None:
+        self._send("DELETE", path, body)
 
     def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None, *, missing_is_none: bool = True
@@ -99,7 +99,6 @@ class Spec:
     update_without: frozenset[str] = frozenset()  # keys that the update's body must not have
     autonamed: bool = True
     always: Mapping[str, Any] = field(default_factory=dict)  # keys that are sent even when nobody set them
-    read_item: str = ""  # when a read answers under another key than a creation
 
 
 class Rest(Kind):

@@ -190,6 +190,21 @@ def test_a_host_may_do_with_the_stores_what_it_needs_and_no_more(cloud: Cloud) -
             call(**arguments)
 
 
+@pytest.mark.parametrize("change", ["the operator's key", "the image"])
+def test_what_can_wait_for_the_next_rebuild_replaces_no_host(cloud: Cloud, tmp_path: Path, change: str) -> None:
+    """Both hosts replaced at once is the disaster, not the recovery."""
+    env, text = dict(cloud.env), (ROOT / "stacks" / "Pulumi.lab.yaml").read_text()
+    if change == "the image":
+        text = text.replace("debian-13-x64", "debian-14-x64")
+    else:
+        env["LIFELINE_SSH_KEY"] = str(tmp_path / "other")
+        (tmp_path / "other.pub").write_text(f"ssh-ed25519 {'A' * 68} other\n")
+    (tmp_path / "Pulumi.lab.yaml").write_text(text)
+    shown = Pulumi(env)("preview", "--json", "--config-file", str(tmp_path / "Pulumi.lab.yaml")).stdout
+    steps = {step["urn"].rpartition("::")[2]: step["op"] for step in json.loads(shown)["steps"]}
+    assert set(steps) == {"lifeline-lab", *(["operator-key"] if change == "the operator's key" else [])}, steps
+
+
 def test_a_mistake_in_the_configuration_is_one_message_and_no_traceback(cloud: Cloud, tmp_path: Path) -> None:
     text = (ROOT / "stacks" / "Pulumi.lab.yaml").read_text()
     wrong = tmp_path / "Pulumi.lab.yaml"

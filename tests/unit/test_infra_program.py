@@ -150,7 +150,7 @@ def test_what_changes_without_pulumi_is_ignored(declared: Declared) -> None:
 
 
 def test_unique_names_are_free_before_they_are_taken_again(declared: Declared) -> None:
-    for kind in ("Vpc", "Tag", "Firewall", "SshKey", "Domain", "SpacesBucket", "Bucket", "User", "UserPolicy"):
+    for kind in ("Vpc", "Tag", "Firewall", "Domain", "SpacesBucket", "Bucket", "User", "UserPolicy"):
         for name, options in declared.opts(kind).items():
             assert options.delete_before_replace, f"{kind} {name}"
 
