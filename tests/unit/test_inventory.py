@@ -1,0 +1,107 @@
+"""Where the inventory comes from: cache, Pulumi, a host, a sealed copy; each stands in for another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lifeline import inventory as inventories
+from lifeline.errors import BadConfig, LifelineError, Unavailable
+from lifeline.hosts import Result
+from lifeline.model import Inventory
+from tests.unit.world import inventory_json
+
+
+def answering(code: int, out: str = "", err: str = "") -> Any:
+    def run(argv: Sequence[str], **_: Any) -> Result:
+        assert argv[:3] == ["pulumi", "stack", "output"] and "--show-secrets" in argv
+        return Result(tuple(argv), code, out.encode(), err.encode())
+
+    return run
+
+
+def test_pulumi_s_output_is_cached_privately(tmp_path: Path) -> None:
+    loaded = inventories.from_pulumi(tmp_path, "lab", answering(0, json.dumps(inventory_json())))
+    path = inventories.cache_path(tmp_path, "lab")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert inventories.from_cache(tmp_path, "lab").inventory == loaded.inventory
+    assert [entry.name for entry in path.parent.iterdir()] == ["inventory.json"]  # nothing half-written left
+
+
+def test_the_cache_works_with_pulumi_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inventories.save(tmp_path, Inventory.from_json(inventory_json()))
+    monkeypatch.setattr(inventories, "from_pulumi", _gone)
+    assert "the cache" in inventories.load(tmp_path, "lab").origin
+    fresh = inventories.load(tmp_path, "lab", fresh=True)
+    assert "the cache" in fresh.origin and "the backend is gone" in fresh.origin
+
+
+def test_without_a_cache_pulumi_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def pulumi(root: Path, stack: str) -> inventories.Loaded:
+        asked.append(stack)
+        return inventories.Loaded(Inventory.from_json(inventory_json()), "Pulumi")
+
+    monkeypatch.setattr(inventories, "from_pulumi", pulumi)
+    assert inventories.load(tmp_path, "lab").origin == "Pulumi" and asked == ["lab"]
+
+
+def test_nothing_at_all_says_what_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventories, "from_pulumi", _gone)
+    with pytest.raises(BadConfig, match=r"there is no .*; the backend is gone") as caught:
+        inventories.load(tmp_path, "lab")
+    assert "--from-vault" in caught.value.hint
+
+
+def test_a_broken_cache_does_not_hide_pulumi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = inventories.cache_path(tmp_path, "lab")
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    inventory = Inventory.from_json(inventory_json())
+    monkeypatch.setattr(inventories, "from_pulumi", lambda root, stack: inventories.Loaded(inventory, "Pulumi"))
+    assert inventories.load(tmp_path, "lab").origin == "Pulumi"
+
+
+def test_pulumi_s_refusal_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="no stack named 'lab' found"):
+        inventories.from_pulumi(tmp_path, "lab", answering(255, err="error: no stack named 'lab' found"))
+
+
+def test_the_sealed_copy(tmp_path: Path) -> None:
+    from lifeline.sealing import seal, unseal
+
+    sealed = seal(json.dumps(inventory_json()).encode(), "correct horse")
+    loaded = inventories.from_sealed(sealed, lambda body: unseal(body, "correct horse"))
+    assert loaded.inventory == Inventory.from_json(inventory_json())
+    with pytest.raises(LifelineError, match="another passphrase"):
+        inventories.from_sealed(sealed, lambda body: unseal(body, "wrong"))
+
+
+def test_the_stack_is_named_or_the_only_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("LIFELINE_STACK", "PULUMI_STACK"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(BadConfig, match="which stack"):
+        inventories.stack_name(tmp_path)
+    inventories.save(tmp_path, Inventory.from_json(inventory_json()))
+    assert inventories.stack_name(tmp_path) == "lab"
+    inventories.save(tmp_path, Inventory.from_json({**inventory_json(), "stack": "prod"}))
+    with pytest.raises(BadConfig, match="stacks here: lab, prod"):
+        inventories.stack_name(tmp_path)
+    monkeypatch.setenv("LIFELINE_STACK", "prod")
+    assert inventories.stack_name(tmp_path) == "prod"
+
+
+def test_the_root_is_where_pulumi_yaml_is(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.yaml").touch()
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    assert inventories.project_root(deep) == tmp_path
+
+
+def _gone(root: Path, stack: str) -> inventories.Loaded:
+    raise Unavailable("the backend is gone")
