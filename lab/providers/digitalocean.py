@@ -332,6 +332,7 @@ class Droplet(Rest):
         for tag in sorted(old - new):
             self.api.delete(f"/v2/tags/{tag}/resources", droplet)
         for tag in sorted(new - old):
+            self.api.post("/v2/tags", {"name": tag})  # there already: fine
             self.api.post(f"/v2/tags/{tag}/resources", droplet)
 
 

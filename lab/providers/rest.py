@@ -20,10 +20,19 @@ POLL_S = 0.1  # the real provider polls every 3 s, at first after 10 s
 class Api:
     """JSON in, JSON out; 404 is None. Safe to use from many threads."""
 
-    def __init__(self, base: str, token: str) -> None:
+    def __init__(
+        self,
+        base: str,
+        token: str,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        retry_wait_s: float = RETRY_WAIT_S,
+    ) -> None:
+        self._retry_wait_s = retry_wait_s
         self._http = httpx.Client(
             base_url=base,
             timeout=TIMEOUT_S,
+            transport=transport,
             headers={"authorization": f"Bearer {token}", "user-agent": "lifeline-lab-provider"},
         )
 
@@ -65,7 +74,7 @@ class Api:
                 retriable = response.status_code == 429 or (response.status_code >= 500 and response.status_code != 501)
                 if last or not retriable:
                     return response
-            time.sleep(RETRY_WAIT_S * 2**attempt)
+            time.sleep(self._retry_wait_s * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
 

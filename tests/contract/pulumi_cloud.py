@@ -26,6 +26,7 @@ from lab import aws as lab_aws
 from lab.config import KeyPair
 from lab.objectstore import AWS_ACCOUNT, SPACES_ACCOUNT, SeaweedSpaces, StoreSpec
 from lab.objectstore import server as store_server
+from lab.ports import Spaces
 from lab.servers import prepare, tidy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,7 +139,8 @@ def iam(directory: Path, store: StoreSpec) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def digitalocean_api(directory: Path, spaces: StoreSpec) -> Iterator[str]:
+def digitalocean_api(directory: Path, spaces: Spaces) -> Iterator[str]:
+    """The API on a loopback port, with machines in memory."""
     import uvicorn
 
     from lab.api.app import create_app
@@ -157,7 +159,7 @@ def digitalocean_api(directory: Path, spaces: StoreSpec) -> Iterator[str]:
         uptime_period_s=3600.0,
     )
     config.state_dir.mkdir(parents=True, exist_ok=True)
-    app = create_app(config, MemoryMachines(), SeaweedSpaces([spaces]))
+    app = create_app(config, MemoryMachines(), spaces)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -200,7 +202,7 @@ def loopback_cloud(directory: Path, plugin: Path | None = None) -> Iterator[dict
             "VIRTUAL_ENV": str(Path(sys.executable).parent.parent),
             "PYTHONPATH": str(ROOT),
             "DIGITALOCEAN_TOKEN": API_TOKEN,
-            "DIGITALOCEAN_API_URL": stack.enter_context(digitalocean_api(directory, spaces)),
+            "DIGITALOCEAN_API_URL": stack.enter_context(digitalocean_api(directory, SeaweedSpaces([spaces]))),
             "SPACES_ENDPOINT_URL": "http://{{.Region}}.spaces.test",
             "SPACES_ACCESS_KEY_ID": spaces_admin.access_key,
             "SPACES_SECRET_ACCESS_KEY": spaces_admin.secret_key,
@@ -210,7 +212,7 @@ def loopback_cloud(directory: Path, plugin: Path | None = None) -> Iterator[dict
             "AWS_ENDPOINT_URL_S3": store.inside_endpoint,
             "AWS_ENDPOINT_URL_IAM": stack.enter_context(iam(directory, store)),
             "http_proxy": spaces.inside_endpoint,
-            "no_proxy": "127.0.0.1,localhost",
+            "no_proxy": f"127.0.0.1,{INSIDE}",
             "PULUMI_BACKEND_URL": f"file://{directory / 'state'}",
             "PULUMI_CONFIG_PASSPHRASE": "lifeline-lab",  # fits the salt in the stack file
             "PULUMI_HOME": str(directory / "pulumi-home"),
