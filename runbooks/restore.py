@@ -45,6 +45,9 @@ def restore(
     promotion = Promotion(site, lease.holder, lease, site.service(lease.holder), observed)
     # A restore that took its lease already goes on with it; a new one takes the next.
     promotion.epoch = lease.epoch if _took(site, lease) else lease.epoch + 1
+    if observed.role != "primary" and observed.live_epoch is None and not _resumes(site, promotion, moment):
+        why = f"the databases on {lease.holder} belong to no epoch: a failover or another restore is half done there"
+        raise Refused(why, hint="fab status; fab failover")
     work = Restoration(promotion, source, moment)
     runbook = work.runbook()
     if dry_run:
@@ -225,6 +228,13 @@ def _took(site: Site, lease: Lease) -> bool:
     """Did our unfinished restore take this very lease?"""
     context = _unfinished(site)
     return context is not None and lease.run_id in (context["run_id"], context.get("lease_run_id"))
+
+
+def _resumes(site: Site, promotion: Promotion, moment: str | None) -> bool:
+    """Is our unfinished restore this one?  Then databases without an epoch are those it swapped in."""
+    context = _unfinished(site)
+    wanted = (promotion.new.name, moment, promotion.epoch)
+    return context is not None and (context["host"], context["at"], context["epoch"]) == wanted
 
 
 def _begun(site: Site, lease: Lease, moment: str | None) -> int | None:

@@ -98,7 +98,7 @@ def test_the_record_is_found_by_id_and_by_name() -> None:
     put = api.asked[-1]
     assert (put.method, put.url.path) == ("PUT", "/v2/domains/genesis.test/records/9")
     assert json.loads(put.content) == {"type": "A", "name": "trade", "data": "198.18.2.10", "ttl": 30}
-    with pytest.raises(Unavailable, match="no record trade.genesis.test"):
+    with pytest.raises(Unavailable, match=r"no record trade\.genesis\.test"):
         cloud(Api(ABSENT, httpx.Response(200, json={"domain_records": []}))).record(RECORD)
 
 

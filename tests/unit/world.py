@@ -113,6 +113,8 @@ class HostState:
     stalled: bool = False
     reachable: bool = True
     following: bool = False
+    live_epoch: int | None = None
+    restored: bool = False
 
 
 @dataclass
@@ -130,7 +132,7 @@ class World:
     address: str = "198.18.1.10"
     hosts: dict[str, HostState] = field(
         default_factory=lambda: {
-            OLD: HostState("primary", 1),
+            OLD: HostState("primary", 1, live_epoch=1),
             NEW: HostState("standby", 1, following=True),
         }
     )
@@ -331,7 +333,8 @@ class FakeRemote:
     def verb(self, verb: str, *args: str, timeout: float = 60.0) -> dict[str, Any]:
         state = self._state
         epoch = int(args[1]) if args[:1] == ("--epoch",) else 0
-        answer: dict[str, Any] = getattr(self, "_" + verb.replace("-", "_"))(state, epoch)
+        name = "stage" if "--stage" in args else verb
+        answer: dict[str, Any] = getattr(self, "_" + name.replace("-", "_"))(state, epoch)
         return json.loads(json.dumps(answer))  # type: ignore[no-any-return]
 
     def _observe(self, state: HostState, _: int) -> dict[str, Any]:
@@ -342,6 +345,7 @@ class FakeRemote:
             "epoch": state.epoch,
             "bundle": "d1",
             "finalized": state.finalized,
+            "live_epoch": state.live_epoch,
             "service": {"running": primary, "healthy": primary},
             "databases": [{"name": "trades", "exists": True, "txid": 7, "lag_s": state.lag_s}],
             "litestream": {"running": primary, "last_sync_at": "2026-01-01T00:00:00Z" if primary else None},
@@ -362,17 +366,46 @@ class FakeRemote:
         return {"verdict": "PASS", "seconds": 0.1, "checks": [{"name": "integrity", "verdict": "PASS", "detail": ""}]}
 
     def _start_primary(self, state: HostState, epoch: int) -> dict[str, Any]:
-        if state.finalized != epoch - 1:
+        if state.finalized != epoch - 1 and not state.restored:
             raise StepFailed("not final")
         lease = self._world.lease
         assert lease is not None and (lease.holder, lease.epoch) == (self._name, epoch), "started without the lease"
-        assert self._world.fenced(self._name), "started before the old primary was fenced"
+        served = self._world.hosts[self._world.inventory.other(self._name).name].role == "primary"
+        assert not served or self._world.fenced(self._name), "started before the old primary was fenced"
 
         def effect() -> None:
-            state.role, state.epoch, state.finalized = "primary", epoch, None
+            state.role, state.epoch, state.finalized, state.live_epoch = "primary", epoch, None, epoch
+            state.restored = False
 
         self._world.act("start-primary", effect)
         return {"changed": True, "role": "primary", "epoch": epoch, "healthy": True, "replicating": True}
+
+    def _stop_service(self, state: HostState, _: int) -> dict[str, Any]:
+        def effect() -> None:
+            state.role = "none"
+
+        self._world.act("stop-service", effect)
+        return {"changed": True, "running": False}
+
+    def _stage(self, state: HostState, epoch: int) -> dict[str, Any]:
+        self._world.act("stage", lambda: None)
+        return {"changed": True, "epoch": epoch, "source_epoch": epoch, "databases": []}
+
+    def _restore(self, state: HostState, epoch: int) -> dict[str, Any]:
+        assert state.role == "none", "swapped under a running service"
+
+        def effect() -> None:
+            state.live_epoch, state.restored = None, True
+
+        self._world.act("restore", effect)
+        return {"changed": True, "epoch": epoch, "databases": [{"name": "trades", "kept": "/old/trades.db"}]}
+
+    def _backup(self, state: HostState, _: int) -> dict[str, Any]:
+        assert state.role == "primary"
+        key = "catalogue/genesis/20260101T000000Z-incremental.json"
+        entry = {"kind": "incremental", "at": "2026-01-01T00:00:00Z"}
+        self._world.act("backup", lambda: self._world.vault.update({key: json.dumps(entry).encode()}))
+        return {"catalogue": key, "kind": "incremental", "snapshot": "abc", "bytes": 7, "seconds": 1.0, "databases": []}
 
     def _start_standby(self, state: HostState, epoch: int) -> dict[str, Any]:
         def effect() -> None:

@@ -1,0 +1,193 @@
+"""Backup, restore, status, validate and reprotect against the fake world of test_failover."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from lifeline.errors import BadInput, DataBad, Refused, StepFailed, Unproven
+from runbooks.backup import backup
+from runbooks.failover import failover
+from runbooks.reprotect import reprotect
+from runbooks.restore import restore
+from runbooks.site import Site
+from runbooks.status import gather, status
+from runbooks.validate import validate
+from tests.unit.world import NEW, OLD, Killed, World
+
+RESTORE_LATEST = ["stop-service", "restore", "lease", "start-primary", "start-standby"]
+RESTORE_AT = ["stage", *RESTORE_LATEST]
+THEN = "2026-01-01T00:00:00"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    world.vault["replica/genesis/epoch-0001/trades/ltx/0/a.ltx"] = b""
+    return world
+
+
+def said(site: Site) -> str:
+    assert isinstance(site.out, StringIO)
+    return site.out.getvalue()
+
+
+def test_backup_is_seen_in_the_catalogue(world: World) -> None:
+    site = world.process()
+    backup(site)
+    assert world.actions == {"backup": 1}
+    assert "Backup catalogue/genesis/" in said(site)
+
+
+def test_backup_of_a_sick_primary_fails_and_a_dry_run_makes_none(world: World) -> None:
+    backup(world.process(), dry_run=True)
+    assert not world.actions
+    world.hosts[OLD].role = "none"
+    with pytest.raises(StepFailed, match="primary and healthy"):
+        backup(world.process())
+
+
+def test_restore_latest(world: World) -> None:
+    site = world.process()
+    restore(site, yes=True)
+    assert list(world.actions) == RESTORE_LATEST
+    assert world.lease is not None and (world.lease.holder, world.lease.epoch) == (OLD, 2)
+    assert (world.hosts[OLD].role, world.hosts[OLD].epoch) == ("primary", 2)
+    assert (world.hosts[NEW].role, world.hosts[NEW].epoch) == ("standby", 2)
+    assert "The old database is at /old/trades.db" in said(site)
+
+
+def test_restore_to_a_time_stages_while_the_service_goes_on(world: World) -> None:
+    restore(world.process(), THEN, yes=True)
+    assert list(world.actions) == RESTORE_AT
+
+
+@pytest.mark.parametrize(
+    ("at", "actions", "crash_after"),
+    [(None, RESTORE_LATEST, n) for n in range(1, len(RESTORE_LATEST))]
+    + [(THEN, RESTORE_AT, n) for n in range(2, len(RESTORE_AT))],
+)
+def test_restore_killed_after_any_action_resumes(
+    world: World, at: str | None, actions: list[str], crash_after: int
+) -> None:
+    world.crash_after = crash_after
+    with pytest.raises(Killed):
+        restore(world.process(), at, yes=True)
+    world.crash_after = None
+    restore(world.process(), at, yes=True)
+    once = {name: count for name, count in world.actions.items() if name != "stage"}  # staging twice is one staging
+    assert once == dict.fromkeys([name for name in actions if name != "stage"], 1)
+    assert world.lease is not None and world.lease.epoch == 2
+
+
+def test_half_a_restore_is_not_finished_by_another_one(world: World) -> None:
+    world.crash_after = 4
+    with pytest.raises(Killed):
+        restore(world.process(), THEN, yes=True)
+    world.crash_after = None
+    with pytest.raises(Refused, match="another time is half done"):
+        restore(world.process(), yes=True)
+
+
+def test_what_a_failover_left_half_done_is_not_taken_for_restored(world: World) -> None:
+    world.hosts[OLD].role, world.hosts[OLD].live_epoch = "none", None
+    with pytest.raises(Refused, match="half done"):
+        restore(world.process(), THEN, yes=True)
+    assert not world.actions
+
+
+def test_restore_asks_refuses_and_shows(world: World) -> None:
+    site = world.process()
+    with pytest.raises(Refused, match="nothing was changed"):
+        restore(site, ask=lambda _: "no")
+    assert "replaces its databases" in said(site)
+    with pytest.raises(BadInput, match="is not a time"):
+        restore(world.process(), "yesterday")
+    restore(world.process(), dry_run=True)
+    assert not world.actions
+
+
+def test_restored_data_that_is_bad_is_not_served(world: World) -> None:
+    world.bad_data = True
+    with pytest.raises(DataBad):
+        restore(world.process(), yes=True)
+    assert world.actions["start-primary"] == 0
+
+
+def test_reprotect_after_a_failover(world: World) -> None:
+    failover(world.process(), yes=True)
+    reprotect(world.process(), yes=True)
+    assert world.power["1"] == "active"
+    assert (world.hosts[OLD].role, world.hosts[OLD].epoch) == ("standby", 2)
+    before = dict(world.actions)
+    reprotect(world.process(), yes=True)
+    assert dict(world.actions) == before
+
+
+def test_reprotect_says_when_the_droplet_is_gone(world: World) -> None:
+    failover(world.process(), yes=True)
+    del world.power["1"]
+    with pytest.raises(Unproven, match="must be built anew"):
+        reprotect(world.process(), yes=True)
+
+
+def test_there_and_back(world: World) -> None:
+    failover(world.process(), yes=True)
+    reprotect(world.process(), yes=True)
+    failover(world.process(), yes=True)
+    assert world.lease is not None and (world.lease.holder, world.lease.epoch) == (OLD, 3)
+    assert world.address == "198.18.1.10"
+
+
+def test_validate_looks_at_everything(world: World) -> None:
+    site = world.process()
+    with pytest.raises(StepFailed, match="there is a verified backup"):
+        validate(site)
+    backup(world.process())
+    site = world.process()
+    validate(site)
+    assert "Everything holds." in said(site)
+    world.hosts[NEW].lag_s = 400
+    world.address = "198.18.9.9"
+    site = world.process()
+    with pytest.raises(StepFailed, match="points at"):
+        validate(site)
+    assert "400.0 s behind" in said(site)  # the first failure didn't hide the others
+
+
+def test_status_of_everything(world: World) -> None:
+    backup(world.process())
+    site = world.process()
+    status(site)
+    text = said(site)
+    assert f"lease    {OLD}, epoch 1, taken by agent:{OLD}" in text
+    assert f"host     {NEW} (backup at home, 198.18.2.10, active): standby, epoch 1" in text and "lag 0.3 s" in text
+    assert "198.18.1.10, TTL 30 s" in text and "verified, catalogue/genesis/" in text
+
+
+def test_status_hides_nothing_behind_what_is_down(world: World) -> None:
+    world.down |= {"cloud", "lease", "vault"}
+    world.hosts[OLD].reachable = False
+    site = world.process()
+    found = gather(site)
+    assert found["lease"] == {"error": "lease is down"} and found["backup"] == {"error": "vault is down"}
+    assert "can't be reached" in found["hosts"][0]["error"] and found["hosts"][1]["role"] == "standby"
+    status(site)
+    status(site, as_json=True)
+    json.loads(said(site)[said(site).index("{\n") :])
+
+
+def test_status_of_a_released_lease_and_of_none(world: World) -> None:
+    assert world.lease is not None
+    world.lease = replace(world.lease, ttl_s=0)
+    site = world.process()
+    status(site)
+    assert "released: nobody is primary" in said(site)
+    world.lease = None
+    site = world.process()
+    status(site)
+    assert "nobody ever held it" in said(site)
