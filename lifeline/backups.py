@@ -141,6 +141,19 @@ def normalise_time(text: str | None) -> str | None:
     return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def _stage(config: Config, vault: data.Vault, epoch: int, at: str | None) -> tuple[int, dict[str, Any]]:
+    """Restored beside, from the newest epoch up to `epoch` that reaches back to `at`: the time asked for may lie
+    before a promotion."""
+    while True:
+        source = data.find_target(config, vault, epoch).epoch
+        try:
+            return source, data.stage_restore(config, source, at)
+        except data.NothingOldEnough:
+            if source == 1:
+                raise
+            epoch = source - 1
+
+
 def restore(
     config: Config, supervisor: Supervisor, vault: data.Vault, epoch: int, at: str | None, *, stage_only: bool
 ) -> dict[str, Any]:
@@ -156,8 +169,7 @@ def restore(
     if busy and not stage_only:
         raise Refused(f"{', '.join(busy)} still running on {config.name}", hint="lifeline-host stop-service")
     with one_at_a_time(config, "restore"):
-        source = data.find_target(config, vault, epoch).epoch
-        staged = data.stage_restore(config, source, at)
+        source, staged = _stage(config, vault, epoch, at)
         kept: dict[str, str] = {} if stage_only else data.swap_restored(config, source, at, staged["txids"])
     if not stage_only and not all(config.layout.live(database).exists() for database in config.service.databases):
         raise StepFailed("a database is missing after the swap")

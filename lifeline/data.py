@@ -31,6 +31,10 @@ POLL_S = 0.05
 PREVIOUS_KEPT = 2
 
 
+class NothingOldEnough(StepFailed):
+    """The replica holds nothing from before the time asked for."""
+
+
 class Vault(Protocol):
     """What this module needs of the vault."""
 
@@ -183,7 +187,8 @@ def restore_beside(
     finally:
         yml.unlink(missing_ok=True)
     if not done.ok:
-        raise StepFailed(
+        kind = NothingOldEnough if at and "no matching backup" in done.reason else StepFailed
+        raise kind(
             f"{database.name} can't be restored from epoch {epoch}: {replica.explain_restore_failure(done.reason)}"
         )
     set_wal(staged)

@@ -95,7 +95,7 @@ class Layout:
         return self.live(database).parent / ".lifeline"
 
     def private(self, database: Database) -> Path:
-        """The same, made if it isn't there, for root alone: the service's user must not reach what will be swapped in."""
+        """The same, made if it isn't there, for root alone: the service must not reach what will be swapped in."""
         path = self.beside(database)
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return path

@@ -132,7 +132,7 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
     run_hook(config, "reconcile", within=service.start_within_s)
     _await_service(config, supervisor)
     _await_replication(config)
-    _drop_followers(config)
+    _tidy(config, epoch)
     return _primary_answer(epoch, changed=True)
 
 
@@ -218,7 +218,11 @@ def stop_followers(config: Config, supervisor: Supervisor) -> list[str]:
     return supervisor.stop_all(follower_programs(config.service), within=20)
 
 
-def _drop_followers(config: Config) -> None:
+def _tidy(config: Config, epoch: int) -> None:
+    """What earlier epochs left: copies that followed, and Litestream's local positions."""
+    for state in (config.layout.state / "litestream").glob("epoch-*"):
+        if state.name != f"epoch-{epoch:04d}":
+            shutil.rmtree(state, ignore_errors=True)
     for database in config.service.databases:
         for folder in config.layout.beside(database).glob("follower-*"):
             shutil.rmtree(folder, ignore_errors=True)

@@ -7,12 +7,13 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import apsw
 import pytest
 
-from lifeline import data, replica, roles
+from lifeline import backups, data, replica, roles
 from lifeline.barrier import Barrier
 from lifeline.errors import LifelineError, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, Layout, read_data
@@ -20,6 +21,7 @@ from lifeline.model import Inventory
 from lifeline.service import Service
 from lifeline.verify import connect, rows, verify_database
 from tests.contract.replica_store import LITESTREAM, S3, Site, store, wait
+from tests.unit.hostkit import FakeSupervisor
 
 pytestmark = pytest.mark.slow
 
@@ -311,8 +313,6 @@ def test_damage_in_the_vault_stops_finalize_and_leaves_the_live_database_alone(s
 
 
 def test_a_restore_to_a_time_finds_what_was_there_then(site: Site, tmp_path: Path) -> None:
-    from datetime import UTC, datetime
-
     with site.replicating():
         database = writer(site.path)
         insert(database, 1)
@@ -328,6 +328,17 @@ def test_a_restore_to_a_time_finds_what_was_there_then(site: Site, tmp_path: Pat
     data.swap_restored(host.config, 1, then, staged["txids"])
     assert ids(host.live) == [1]
     assert read_data(host.config.layout).at == then
+
+
+def test_a_time_before_the_promotion_is_found_in_the_epoch_before(site: Site, tmp_path: Path) -> None:
+    fill(site, range(1, 4))
+    time.sleep(1.2)
+    then = datetime.now(UTC).isoformat()
+    time.sleep(1.2)
+    fill(Site(site.folder, site.store, site.service, 2), range(4, 7))
+    host = Host(tmp_path / "b", site)
+    answer = backups.restore(host.config, FakeSupervisor(), site.store, 2, then, stage_only=False)  # type: ignore[arg-type]
+    assert answer["source_epoch"] == 1 and ids(host.live) == [1, 2, 3]
 
 
 def test_a_prefix_that_was_written_is_refused_to_another_host(site: Site, tmp_path: Path) -> None:
