@@ -11,18 +11,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from lifeline.errors import LifelineError, Refused, Unavailable
+from lifeline.errors import Refused, Unavailable
 from lifeline.model import Lease
 from lifeline.store import Conflict, Store, find
 
 # A holder's renewal makes a take-over lose a race now and then; losing so many in a row is not a race.
 _ATTEMPTS = 8
-
-
-class LeaseLost(LifelineError):
-    """The lease is somebody else's now: stop serving."""
-
-    exit_code = 6
 
 
 @dataclass(frozen=True)
@@ -141,13 +135,6 @@ class Leases:
             except Conflict:
                 continue
         raise self._hopeless("renewed")
-
-    def must_renew(self, holder: str, epoch: int) -> LeaseView:
-        """Like ``renew``, for callers that can't go on without it: LeaseLost when it is somebody else's."""
-        view = self.renew(holder, epoch)
-        if not view.held_by(holder) or view.epoch != epoch:
-            raise LeaseLost(f"{describe(view)}; {holder} held epoch {epoch}", hint="fab status")
-        return view
 
     def release(self, holder: str, epoch: int) -> LeaseView:
         """Give it back: ttl 0, free for the next epoch at once. Somebody else's lease is left alone."""
