@@ -41,14 +41,13 @@ def cut_region(region: str, from_: str = "everything") -> None:
     """
     here = _region(region).subnet
     name = f"{region} from {from_}"
-    if name in network.partitions():
-        return
     if from_ == "everything":
         pairs = [f"ip saddr {here} ip daddr != {here}", f"ip daddr {here} ip saddr != {here}"]
     else:
         there = f"{{ {_place(from_)} }}"
         pairs = [f"ip saddr {here} ip daddr {there}", f"ip daddr {here} ip saddr {there}"]
-    network.add_partition(name, pairs)
+    if name not in network.partitions():
+        network.add_partition(name, pairs)
 
 
 def heal(region: str = "", from_: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -21,6 +22,7 @@ def test_credentials_are_drawn_once_and_are_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(first.file.stat().st_mode) == 0o600
 
 
+@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no ssh-keygen here: make setup-lab")
 def test_what_the_operator_holds_is_drawn_once_and_private(tmp_path: Path) -> None:
     lab = LabConfig.ensure(tmp_path)
     shell.prepare(lab)
