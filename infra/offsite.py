@@ -6,7 +6,6 @@ Another company, another country, another key.
 from __future__ import annotations
 
 import json
-import os
 
 import pulumi
 import pulumi_aws as aws
@@ -14,17 +13,17 @@ import pulumi_aws as aws
 from infra import retention
 from infra.config import StackConfig
 from infra.identity import bucket_name
-from infra.sources import AWS_S3_ENDPOINT
 
 
 class Offsite(pulumi.ComponentResource):
-    """`bucket`, `lease_bucket`, and `keys` by host name."""
+    """`bucket`, `lease_bucket`, and `keys` by host name. `endpoint`: None for AWS's own."""
 
-    def __init__(self, config: StackConfig, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(self, config: StackConfig, endpoint: str | None, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("lifeline:infra:Offsite", "offsite", None, opts)
         self._config = config
+        self._at_aws = endpoint is None
         # Everything here says which provider: the region comes from the stack, not from whoever's shell this is.
-        self._provider = aws_provider(config, pulumi.ResourceOptions(parent=self))
+        self._provider = aws_provider(config, self._at_aws, pulumi.ResourceOptions(parent=self))
         self.bucket = self._bucket("offsite", object_lock=True)
         self._keep(self.bucket)
         self.lease_bucket = self._bucket("lease", object_lock=False)
@@ -46,15 +45,8 @@ class Offsite(pulumi.ComponentResource):
             tags={"lifeline": config.prefix},
             opts=self._opts(protect=config.protect, delete_before_replace=True),
         )
-        aws.s3.BucketPublicAccessBlock(
-            f"{purpose}-public-access",
-            bucket=bucket.bucket,
-            block_public_acls=True,
-            block_public_policy=True,
-            ignore_public_acls=True,
-            restrict_public_buckets=True,
-            opts=self._opts(delete_before_replace=True),
-        )
+        if self._at_aws:  # other S3 stores, the lab's among them, have no such switch
+            self._no_public_access(purpose, bucket)
         rule = aws.s3.BucketServerSideEncryptionConfigurationRuleArgs
         default = aws.s3.BucketServerSideEncryptionConfigurationRuleApplyServerSideEncryptionByDefaultArgs
         aws.s3.BucketServerSideEncryptionConfiguration(
@@ -64,6 +56,17 @@ class Offsite(pulumi.ComponentResource):
             opts=self._opts(delete_before_replace=True),
         )
         return bucket
+
+    def _no_public_access(self, purpose: str, bucket: aws.s3.Bucket) -> None:
+        aws.s3.BucketPublicAccessBlock(
+            f"{purpose}-public-access",
+            bucket=bucket.bucket,
+            block_public_acls=True,
+            block_public_policy=True,
+            ignore_public_acls=True,
+            restrict_public_buckets=True,
+            opts=self._opts(delete_before_replace=True),
+        )
 
     def _keep(self, bucket: aws.s3.Bucket) -> None:
         """Versioning, Object Lock and lifecycle, in the order in which S3 takes them."""
@@ -116,19 +119,16 @@ class Offsite(pulumi.ComponentResource):
         )
 
 
-def aws_provider(config: StackConfig, opts: pulumi.ResourceOptions) -> aws.Provider:
-    """The provider of the off-site region.
-
-    Against another endpoint than AWS's own (the lab), what only AWS has is skipped.
-    """
-    elsewhere = bool(os.environ.get(AWS_S3_ENDPOINT))
+def aws_provider(config: StackConfig, at_aws: bool, opts: pulumi.ResourceOptions) -> aws.Provider:
+    """The provider of the off-site region. Against another endpoint (the lab), what only AWS has is skipped."""
+    skip = None if at_aws else True  # None: the provider's own default
     return aws.Provider(
         "offsite-region",
         region=config.offsite.region,
-        s3_use_path_style=elsewhere,
-        skip_credentials_validation=elsewhere,
-        skip_metadata_api_check=elsewhere,
-        skip_requesting_account_id=elsewhere,
+        s3_use_path_style=skip,
+        skip_credentials_validation=skip,
+        skip_metadata_api_check=skip,
+        skip_requesting_account_id=skip,
         opts=opts,
     )
 

@@ -51,7 +51,7 @@ def declare(config: StackConfig, port: Port, where: Endpoints) -> dict[str, Any]
     )
     hosts = [ServiceHost(config, host, shared) for host in config.hosts]
     vault = Vault(config)
-    offsite = Offsite(config)
+    offsite = Offsite(config, where.offsite)
     door = FrontDoor(config, domain, hosts[0].droplet.ipv4_address)
     # A host is watched by ping: it must show as up while nothing runs on it yet, and its agent's port is nobody's
     # business.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pulumi
@@ -81,7 +81,7 @@ async def _resolved(output: pulumi.Output[Any]) -> tuple[Any, bool]:
     return await output.future(), await output.is_secret()
 
 
-def run(config: StackConfig) -> Declared:
+def run(config: StackConfig, where: Endpoints = ENDPOINTS) -> Declared:
     """The program under mocks, in an event loop of its own."""
     declared = Declared()
 
@@ -93,7 +93,7 @@ def run(config: StackConfig) -> Declared:
 
         def declare_all() -> None:
             pulumi.runtime.register_stack_transformation(watch)
-            exported.update(declare(config, Port(8080, "/health"), ENDPOINTS))
+            exported.update(declare(config, Port(8080, "/health"), where))
 
         exported: dict[str, Any] = {}
         await stacks.run_pulumi_func(declare_all)
@@ -214,15 +214,22 @@ def test_a_hosts_aws_rights_are_few_and_never_destroy_a_version(declared: Declar
         assert lease["Resource"] == [f"arn:aws:s3:::{offsite['lease_bucket']}/lease/genesis.json"]
 
 
-def test_the_offsite_bucket_is_locked_versioned_encrypted_and_private(declared: Declared) -> None:
+def test_the_offsite_bucket_is_locked_versioned_and_encrypted(declared: Declared) -> None:
     assert declared.of("Bucket")["offsite-bucket"]["objectLockEnabled"] is True
     (lock,) = declared.of("BucketObjectLockConfiguration").values()
     assert lock["rule"]["defaultRetention"] == {"mode": "GOVERNANCE", "days": 30}
     (versioning,) = declared.of("BucketVersioning").values()
     assert versioning["versioningConfiguration"] == {"status": "Enabled"}
     assert len(declared.of("BucketServerSideEncryptionConfiguration")) == 2
-    for block in declared.of("BucketPublicAccessBlock").values():
+
+
+def test_at_aws_itself_no_bucket_can_be_made_public() -> None:
+    made = run(parse(raw(), "test", "stacks/Pulumi.test.yaml"), replace(ENDPOINTS, offsite=None))
+    blocks = made.of("BucketPublicAccessBlock")
+    assert {block["bucket"] for block in blocks.values()} == {one["bucket"] for one in made.of("Bucket").values()}
+    for block in blocks.values():
         assert all(value is True for name, value in block.items() if name != "bucket")
+    assert "s3UsePathStyle" not in made.of("aws")["offsite-region"]
 
 
 def test_every_aws_resource_uses_the_stacks_region(declared: Declared) -> None:
