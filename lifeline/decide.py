@@ -83,8 +83,7 @@ def choose(view: View) -> Decision:
     if view.lease_problem:
         return Decision(
             Action.UNAVAILABLE,
-            f"the lease store can't be reached ({view.lease_problem}): without it nobody may be promoted, "
-            "and the primary goes on without it while both hosts see each other",
+            f"the lease store can't be reached ({view.lease_problem}): without it nobody may be promoted",
             hint="fab status",
         )
     lease = view.lease

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import logging
 import os
 import shlex
 import subprocess
@@ -252,6 +253,8 @@ def _connect(host: Host, key: Path | None, timeout: float) -> Connection:
     import paramiko
     from fabric import Config, Connection
 
+    # Its threads print traces of what is told better below.
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL)
     kind, _, encoded = host.host_key.partition(" ")
     connection = Connection(
         host.address,
@@ -269,7 +272,9 @@ def _connect(host: Host, key: Path | None, timeout: float) -> Connection:
     pinned = paramiko.Ed25519Key(data=base64.b64decode(encoded.split()[0])) if kind == "ssh-ed25519" else None
     if pinned is None:
         raise Refused(f"{host.name}: a host key of kind {kind!r} can't be pinned; it must be ssh-ed25519")
-    connection.client.get_host_keys().add(host.address, kind, pinned)
+    # OpenSSH's way of naming a host in known_hosts.
+    name = connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
+    connection.client.get_host_keys().add(name, kind, pinned)
     connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
     try:
         connection.open()

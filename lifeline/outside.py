@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lifeline.model import Finding
+from lifeline.model import Finding, Verdict
 from lifeline.service import Probe, Service
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ class Outside:
         """Write a fresh token through the public name and read it back: an outside write that counts."""
         if service.probe is None:
             found = self.answers(service)
-            return Finding(found.verdict, f"{found.says}; service.toml has no [probe]: no write proved", found.evidence)
+            # It answers, which is not a proof of a write: skipped, not passed.
+            verdict = Verdict.SKIPPED if found.verdict is Verdict.PASS else found.verdict
+            return Finding(verdict, f"{found.says}; service.toml has no [probe]: no write proved", found.evidence)
         address, problem = self._address()
         if problem:
             return Finding.failed(problem)
