@@ -160,7 +160,7 @@ class Rest(Kind):
         try:
             return self.spec.path.format(**values)
         except KeyError as error:
-            raise ProviderError(f"{self.token}: {error} is needed to find it; import it as PARENT,ID") from error
+            raise ProviderError(f"{self.token}: the stand-in can't import what lives under a {error}") from error
 
     def _one(self, identity: str, values: Values) -> str:
         return f"{self._collection(values)}/{identity}"
