@@ -114,7 +114,10 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
     exist = all(layout.live(database).exists() for database in service.databases)
     refusal = promotion_refusal(config.name, epoch, have, exist, look_at_prefix(config, vault, epoch))
     if refusal:
-        raise Refused(f"{config.name} can't be primary of epoch {epoch}: {refusal}")
+        raise Refused(
+            f"{config.name} can't be primary of epoch {epoch}: {refusal}",
+            hint="fab status; then fab failover or fab restore",
+        )
     supervisor.stop_all([*follower_programs(service), "litestream", service.name], within=service.stop_within_s + 30)
     vault.write(_owner_key(config, epoch), json.dumps({"host": config.name, "epoch": epoch}).encode())
     write_file(layout.litestream_yml, data.render(config, epoch))
