@@ -128,12 +128,12 @@ def provision(_: Context, dry_run: bool = False) -> None:
         run(site, dry_run=dry_run)
 
 
-@verb(help={"scenario": "which disaster; fab drill --list shows them", "list": "the scenarios"})
-def drill(_: Context, scenario: str = "complete-failure", list: bool = False) -> None:
+@verb(help={"scenario": "which disaster", "list": "the scenarios there are", "keep": "leave the lab up afterwards"})
+def drill(_: Context, scenario: str = "complete-failure", list: bool = False, keep: bool = False) -> None:
     """Rehearse a disaster on the lab's hosts, and report measured RTO and RPO."""
     from lab.drill import main
 
-    sys.exit(main(scenario, list_only=list))
+    sys.exit(main(scenario, keep=keep, list_only=list))
 
 
 @verb()
