@@ -45,7 +45,7 @@ def failover(
     with ThreadPoolExecutor(max_workers=2) as pool:
         decision, promotion = prepare(site, target, waived, pool)
     site.say(f"{decision.reason} (inventory from {site.loaded.origin})")
-    fence = _fence(promotion)
+    fence = fence_of(promotion)
     runbook = _runbook(promotion, fence)
     if dry_run:
         runbook.plan()
@@ -89,7 +89,8 @@ def prepare(
     return decision, Promotion(site, decision.target, lease, service, observed)
 
 
-def _fence(promotion: Promotion) -> Fence:
+def fence_of(promotion: Promotion) -> Fence:
+    """The ladder for the host that isn't being promoted."""
     site = promotion.site
     return Fence(
         inventory=site.inventory,
@@ -103,7 +104,7 @@ def _fence(promotion: Promotion) -> Fence:
 
 def _runbook(promotion: Promotion, fence: Fence) -> Runbook:
     site, service, epoch = promotion.site, promotion.service.name, promotion.epoch
-    new, old, record = promotion.new, promotion.old, promotion.site.inventory.record
+    new, old = promotion.new, promotion.old
     steps = [
         # First: its epoch names our replica prefix, so a live old primary can't write into the new history.
         Step(
@@ -115,15 +116,7 @@ def _runbook(promotion: Promotion, fence: Fence) -> Runbook:
             hint="fab status",
         ),
         # UNKNOWN stops here: an unreachable primary is not a fenced primary.
-        Step(
-            f"old primary {old.name} is fenced",
-            until=fence.proven,
-            do=fence.climb,
-            within=2 * RUNG_S + site.inventory.policy.self_fence_s,
-            would=fence.would(),
-            waiver=decide.WAIVE_FENCE,
-            hint=f"power {old.name} off in the cloud's console, then: fab failover",
-        ),
+        fence_step(fence),
         Step(
             "data is final",
             until=promotion.data_final,
@@ -149,25 +142,9 @@ def _runbook(promotion: Promotion, fence: Fence) -> Runbook:
             would=f"start {service} there, and Litestream on epoch {epoch}'s prefix",
             hint="fab failover",
         ),
-        Step(
-            f"{record.fqdn} points at {new.name}",
-            until=promotion.traffic_moved,
-            do=promotion.move_traffic,
-            within=20,
-            would=f"set it to {new.address}",
-            waiver=decide.WAIVE_TRAFFIC,
-            hint=f"set {record.fqdn} to {new.address} by hand, then: fab failover --waive {decide.WAIVE_TRAFFIC}",
-        ),
+        traffic_step(promotion),
         # The recovery time ends here.
-        Step(
-            "an outside write round-trips",
-            until=promotion.round_trips,
-            within=record.ttl + 60,
-            waiver=decide.WAIVE_WRITE,
-            hint="fab status",
-            peek=promotion.answers,
-            would="write through the public name, and read it back",
-        ),
+        outside_step(promotion),
         Step(
             "reprotection is under way",
             until=promotion.reprotecting,
@@ -178,6 +155,46 @@ def _runbook(promotion: Promotion, fence: Fence) -> Runbook:
         ),
     ]
     return Runbook(NAME, steps, lambda outcome: _summary(promotion, outcome), site.clock, site.out)
+
+
+def fence_step(fence: Fence) -> Step:
+    """The old primary can't write or serve, or policy says that this is known well enough."""
+    return Step(
+        f"old primary {fence.old.name} is fenced",
+        until=fence.proven,
+        do=fence.climb,
+        within=2 * RUNG_S + fence.inventory.policy.self_fence_s,
+        would=fence.would(),
+        waiver=decide.WAIVE_FENCE,
+        hint=f"power {fence.old.name} off in the cloud's console, then the same command again",
+    )
+
+
+def traffic_step(promotion: Promotion) -> Step:
+    """The public name leads to the host that is promoted."""
+    record, new = promotion.site.inventory.record, promotion.new
+    return Step(
+        f"{record.fqdn} points at {new.name}",
+        until=promotion.traffic_moved,
+        do=promotion.move_traffic,
+        within=20,
+        would=f"set it to {new.address}",
+        waiver=decide.WAIVE_TRAFFIC,
+        hint=f"set {record.fqdn} to {new.address} by hand, then the same command with --waive {decide.WAIVE_TRAFFIC}",
+    )
+
+
+def outside_step(promotion: Promotion) -> Step:
+    """A user's write works."""
+    return Step(
+        "an outside write round-trips",
+        until=promotion.round_trips,
+        within=promotion.site.inventory.record.ttl + 60,
+        waiver=decide.WAIVE_WRITE,
+        hint="fab status",
+        peek=promotion.answers,
+        would="write through the public name, and read it back",
+    )
 
 
 def _warning(promotion: Promotion, fence: Fence) -> str:

@@ -15,6 +15,7 @@ from lifeline.journal import read_lines, unfinished
 from lifeline.model import Finding, Lease
 from lifeline.runbook import Outcome, Runbook, Step, check_waivers
 from runbooks.catalogue import epoch_at
+from runbooks.failover import fence_of, fence_step, outside_step, traffic_step
 from runbooks.promotion import FINALIZE_S, START_S, Promotion
 from runbooks.site import Site, confirm
 
@@ -34,7 +35,7 @@ def restore(
     """Bring the primary's databases back to ``at`` (default: the end of its replica).  None for a dry run."""
     from lifeline.backups import normalise_time
 
-    waived = check_waivers(waive, (decide.WAIVE_WRITE,))
+    waived = check_waivers(waive, (decide.WAIVE_FENCE, decide.WAIVE_TRAFFIC, decide.WAIVE_WRITE))
     moment = normalise_time(at)
     lease = site.leases.read()
     if lease is None:
@@ -42,13 +43,17 @@ def restore(
     begun = _begun(site, lease, moment)
     source = begun if begun is not None else _source(site, lease, moment)
     observed = site.observe(lease.holder)
+    if observed.role == "standby":
+        why = f"{lease.holder} holds the lease and is still a standby: a failover to it is half done"
+        raise Refused(why, hint="fab failover")
     promotion = Promotion(site, lease.holder, lease, site.service(lease.holder), observed)
     # A restore that took its lease already goes on with it; a new one takes the next.
     promotion.epoch = lease.epoch if _took(site, lease) else lease.epoch + 1
-    if observed.role != "primary" and observed.live_epoch is None and not _resumes(site, promotion, moment):
-        why = f"the databases on {lease.holder} belong to no epoch: a failover or another restore is half done there"
-        raise Refused(why, hint="fab status; fab failover")
-    work = Restoration(promotion, source, moment)
+    resumed = _resumed(site, promotion, moment)
+    work = Restoration(promotion, source, moment, fenced=_needs_fence(promotion, resumed))
+    if work.in_place() and resumed is None:
+        why = f"the databases on {lease.holder} belong to no epoch: another restore is half done there"
+        raise Refused(why, hint="fab status; the journal in .lifeline shows which")
     runbook = work.runbook()
     if dry_run:
         runbook.plan()
@@ -62,6 +67,7 @@ def restore(
         "at": moment,
         "source_epoch": source,
         "epoch": promotion.epoch,
+        "fenced": work.fenced,
         "lease_run_id": lease.run_id if took else journal.run_id,
     }
     return runbook.run(journal, context, waived, publish=site.publish)
@@ -70,7 +76,8 @@ def restore(
 class Restoration:
     """The primary's databases, restored in place from ``source``'s replica as of ``moment`` (None: its end)."""
 
-    def __init__(self, promotion: Promotion, source: int, moment: str | None) -> None:
+    def __init__(self, promotion: Promotion, source: int, moment: str | None, fenced: bool = False) -> None:
+        self.fenced = fenced
         self.promotion = promotion
         self.site = promotion.site
         self.host = promotion.new.name
@@ -140,14 +147,8 @@ class Restoration:
                 within=START_S,
                 would=f"start {service} there, and Litestream on epoch {epoch}'s prefix",
             ),
-            Step(
-                "an outside write round-trips",
-                until=promotion.round_trips,
-                within=60,
-                waiver=decide.WAIVE_WRITE,
-                peek=promotion.answers,
-                would="write through the public name, and read it back",
-            ),
+            traffic_step(promotion),
+            outside_step(promotion),
             Step(
                 "reprotection is under way",
                 until=promotion.reprotecting,
@@ -158,18 +159,20 @@ class Restoration:
         ]
         # To a time: most of the work is done while the service goes on.  To the end: the end must stand still first.
         ordered = [beside, *steps] if self.moment else steps
+        if self.fenced:
+            ordered.insert(0, fence_step(fence_of(promotion)))
         return Runbook(NAME, ordered, self.summary, self.site.clock, self.site.out)
 
     def staged(self) -> Finding:
         """Making the copy is the proof: it is verified where it lies, and the verb does nothing the second time."""
-        if self._in_place():
+        if self.in_place():
             return Finding.passed("in place already")
         answer = self.site.hosts[self.host].verb("restore", *self._arguments, "--stage", timeout=STAGE_S)
         return Finding.passed(f"from epoch {answer.get('source_epoch')}", databases=answer["databases"])
 
     def stopped(self) -> Finding:
         seen = self.promotion.observed = self.site.observe(self.host)
-        if self._in_place():
+        if self.in_place():
             return Finding.passed("the restored data is in place already")
         if seen.role == "primary" or seen.service_running or seen.litestream_running:
             return Finding.failed(f"its role is {seen.role}", role=seen.role)
@@ -182,7 +185,7 @@ class Restoration:
 
     def swapped(self) -> Finding:
         self.promotion.observed = self.site.observe(self.host)
-        if self._in_place():
+        if self.in_place():
             return Finding.passed("swapped; the old ones are kept", kept=self.kept)
         return Finding.failed("the live databases are those of before")
 
@@ -198,10 +201,15 @@ class Restoration:
         says = f"{lease.holder} holds epoch {lease.epoch}"
         return Finding.passed(says) if lease.epoch == self.promotion.epoch else Finding.failed(says)
 
-    def _in_place(self) -> bool:
-        """Swapped in: the live databases belong to no epoch, or to the new one already."""
+    def in_place(self) -> bool:
+        """Swapped in: the live databases belong to no epoch, or to the new one already.
+
+        Those that a failover brought to an epoch's end belong to none either: `finalized` tells them apart.
+        """
         seen = self.promotion.observed
-        return seen.live_epoch == self.promotion.epoch or (seen.role != "primary" and seen.live_epoch is None)
+        if seen.live_epoch is not None:
+            return seen.live_epoch == self.promotion.epoch
+        return seen.role == "none" and seen.finalized is None
 
     def summary(self, outcome: Outcome) -> str:
         lines = [f"{self.host} serves epoch {self.promotion.epoch}, after {outcome.seconds:.1f} s."]
@@ -230,11 +238,20 @@ def _took(site: Site, lease: Lease) -> bool:
     return context is not None and lease.run_id in (context["run_id"], context.get("lease_run_id"))
 
 
-def _resumes(site: Site, promotion: Promotion, moment: str | None) -> bool:
-    """Is our unfinished restore this one?  Then databases without an epoch are those it swapped in."""
+def _resumed(site: Site, promotion: Promotion, moment: str | None) -> dict[str, object] | None:
+    """The context of our unfinished restore, if it is this one: databases without an epoch are its own then."""
     context = _unfinished(site)
     wanted = (promotion.new.name, moment, promotion.epoch)
-    return context is not None and (context["host"], context["at"], context["epoch"]) == wanted
+    if context is None or (context["host"], context["at"], context["epoch"]) != wanted:
+        return None
+    return context
+
+
+def _needs_fence(promotion: Promotion, resumed: dict[str, object] | None) -> bool:
+    """A holder of the lease that never served its epoch is a failover half done: the other host may still serve."""
+    if resumed is not None:
+        return bool(resumed.get("fenced"))
+    return promotion.observed.live_epoch != promotion.lease.epoch
 
 
 def _begun(site: Site, lease: Lease, moment: str | None) -> int | None:

@@ -93,7 +93,30 @@ def test_half_a_restore_is_not_finished_by_another_one(world: World) -> None:
         restore(world.process(), yes=True)
 
 
-def test_what_a_failover_left_half_done_is_not_taken_for_restored(world: World) -> None:
+def test_after_a_failover_to_bad_data_an_earlier_time_is_served(world: World) -> None:
+    """Exit 8 of a failover isn't the end: the lease is the new host's, the old one is fenced, the data goes back."""
+    world.bad_data = True
+    with pytest.raises(DataBad):
+        failover(world.process(), yes=True)
+    world.bad_data = False
+    restore(world.process(), THEN, yes=True)
+    assert (world.hosts[NEW].role, world.hosts[NEW].epoch) == ("primary", 3)
+    assert world.address == "198.18.2.10" and world.actions["restore"] == 1 and world.actions["power-off"] == 1
+
+
+def test_a_restore_is_no_way_around_the_fence(world: World) -> None:
+    world.down.add("cloud")
+    with pytest.raises(Unproven, match="unfenced-primary"):
+        failover(world.process(), yes=True)
+    with pytest.raises(Refused, match="half done"):
+        restore(world.process(), yes=True)
+    world.hosts[NEW].role, world.hosts[NEW].finalized = "none", 1
+    with pytest.raises(Unproven, match="unfenced-primary"):
+        restore(world.process(), yes=True)
+    assert world.actions["start-primary"] == 0 and world.actions["restore"] == 0
+
+
+def test_databases_of_no_epoch_are_not_taken_for_ours(world: World) -> None:
     world.hosts[OLD].role, world.hosts[OLD].live_epoch = "none", None
     with pytest.raises(Refused, match="half done"):
         restore(world.process(), THEN, yes=True)

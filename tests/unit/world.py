@@ -395,7 +395,7 @@ class FakeRemote:
         assert state.role == "none", "swapped under a running service"
 
         def effect() -> None:
-            state.live_epoch, state.restored = None, True
+            state.live_epoch, state.finalized, state.restored = None, None, True
 
         self._world.act("restore", effect)
         return {"changed": True, "epoch": epoch, "databases": [{"name": "trades", "kept": "/old/trades.db"}]}
