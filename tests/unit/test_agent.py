@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -128,6 +131,43 @@ def test_the_fence_holds_when_supervisor_does_not_answer(world: World, monkeypat
     world.clock += 30
     world.agent.guard_once()
     assert killed == [4711, 4712] and world.role == "none"
+
+
+def test_a_lease_store_that_hangs_does_not_hold_up_the_fence(tmp_path: Path) -> None:
+    """The real threads and the real clock: the renewal never comes back, and the service is stopped in time all the
+    same."""
+    world = World(tmp_path)
+    world.leases.lease = lease(ttl=6.0)  # less the margin of 5: one second
+    agent = Agent(world.config, lambda: world.supervisor, world.leases, world.vault)  # type: ignore[arg-type, return-value]
+    answer, hung, let_go = world.leases.renew, threading.Event(), threading.Event()
+
+    def renew(holder: str, epoch: int) -> object:
+        if world.leases.renewals:
+            hung.set()
+            let_go.wait(30)
+            raise NEVER
+        return answer(holder, epoch)
+
+    world.leases.renew = renew  # type: ignore[method-assign, assignment]
+    thread = threading.Thread(target=agent.run, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: world.serving)
+        agent.poke()
+        assert hung.wait(5)
+        wait_until(lambda: world.role == "none" and not world.serving)
+        assert agent.refusal() is not None and not let_go.is_set()
+    finally:
+        agent.stop()
+        let_go.set()
+        thread.join(5)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_service_stopped_by_hand_stays_stopped(world: World) -> None:
