@@ -27,6 +27,7 @@ from lab.config import LabConfig
 from lab.ports import Machines, Spaces
 from lifeline.errors import BadConfig
 
+_KEEP_ALIVE_S = 75  # clients poll every few seconds over one connection
 _STOP_S = 5  # for open requests; an operation on a machine is waited for
 
 
@@ -62,6 +63,7 @@ def _server(app: ASGIApp, listen: str, *, lifespan: bool) -> _Server:
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=_STOP_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         server_header=False,
     )
     return _Server(settings)

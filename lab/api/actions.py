@@ -75,7 +75,7 @@ def _run(cloud: Cloud, action_id: int) -> None:
     action = cloud.store.get("action", action_id)
     if action is None or action["status"] != "in-progress":
         return
-    with cloud.machine_locks[action["resource_id"]]:
+    with cloud.machine_lock(action["resource_id"]):
         error: str | None = None
         try:
             WORK[action["type"]](cloud, action)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,7 @@ from lab.ports import Machines, Spaces
 
 log = logging.getLogger("lab.api")
 _WORKERS = 8
+_SPACES_RETRY_S = 2.0
 # The order matters where a fixed path and a variable one overlap: routes are tried from the first.
 ROUTED = (
     account, actions, droplet_actions, droplet_routes, images, vpcs, firewalls, tags, domains, projects, monitoring,
@@ -81,6 +83,7 @@ def create_app(config: Config, machines: Machines, spaces: Spaces) -> App:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RuntimeError, _port_error)
+    app.add_exception_handler(Exception, _defect)
     return app
 
 
@@ -89,26 +92,41 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Take up what was left unfinished, and probe. On the way out machines are left as they are."""
     cloud: Cloud = app.state.cloud
     await asyncio.to_thread(_recover, cloud)
-    probing = asyncio.create_task(prober.Prober(cloud, Resolver(cloud.config.dns)).run())
+    background = [
+        asyncio.create_task(prober.Prober(cloud, Resolver(cloud.config.dns)).run()),
+        asyncio.create_task(_catch_up_spaces(cloud)),
+    ]
     try:
         yield
     finally:
-        probing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await probing
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         cloud.workers.shutdown(wait=True, cancel_futures=True)
         cloud.store.close()
 
 
 def _recover(cloud: Cloud) -> None:
     """The ports may have missed what was decided just before a crash: tell them again, then finish what was begun."""
-    for tell in (spaces.apply, firewalls.apply):
-        try:
-            tell(cloud)
-        except Exception:
-            log.exception("after the start: %s", tell.__module__)
+    firewalls.enforce(cloud)
     droplet_work.resume(cloud)
     actions.resume(cloud)
+
+
+async def _catch_up_spaces(cloud: Cloud) -> None:
+    """The object stores may start later than the API, so this is tried until they take the keys."""
+
+    def tell() -> None:
+        with cloud.spaces_lock:
+            spaces.apply(cloud)
+
+    for attempt in itertools.count(1):
+        try:
+            await asyncio.to_thread(tell)
+            return
+        except RuntimeError as error:
+            log.warning("object stores don't take the keys yet (attempt %d): %s", attempt, error)
+            await asyncio.sleep(_SPACES_RETRY_S)
 
 
 def _answer(request: Request, error: ApiError) -> JSONResponse:
@@ -133,6 +151,11 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 405:
         return _answer(request, ApiError(405, "method_not_allowed", "The method is not allowed for this resource."))
     return _answer(request, ApiError(error.status_code, "bad_request", str(error.detail)))
+
+
+def _defect(request: Request, error: Exception) -> JSONResponse:
+    """Whatever else goes wrong; the server logs it."""
+    return _answer(request, server_error())
 
 
 def _port_error(request: Request, error: Exception) -> JSONResponse:

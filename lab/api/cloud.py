@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,12 +25,15 @@ class Cloud:
     machines: Machines
     spaces: Spaces
     workers: Executor
-    # One thing at a time happens to a machine, whoever asked for it.
-    machine_locks: defaultdict[int, threading.RLock] = field(default_factory=lambda: defaultdict(threading.RLock))
+    _locks: dict[int, threading.Lock] = field(default_factory=dict)
     firewall_lock: threading.RLock = field(default_factory=threading.RLock)
     # What the machines enforce now. Not kept: after a restart everything is applied anew.
     firewalls_applied: dict[int, tuple[FirewallRule, ...] | None] = field(default_factory=dict)
     spaces_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def machine_lock(self, droplet_id: int) -> threading.Lock:
+        """One thing at a time happens to a machine, whoever asked for it."""
+        return self._locks.setdefault(droplet_id, threading.Lock())  # setdefault is atomic: all get the same one
 
 
 def now() -> str:

@@ -188,6 +188,13 @@ def _ttl(body: Doc) -> int:
     return ttl
 
 
+def _share_ttl(cloud: Cloud, record: Doc) -> None:
+    """Records of one name and type share one TTL (RFC 2181, 5.2): the newest decides."""
+    for other in records_of(cloud, record["domain"]):
+        if (other["name"], other["type"]) == (record["name"], record["type"]) and other["ttl"] != record["ttl"]:
+            cloud.store.update("record", other["id"], ttl=record["ttl"])
+
+
 def _check_conflicts(cloud: Cloud, record: Doc) -> None:
     """A CNAME shares its name with nothing, and no record is there twice."""
     same_name = [
@@ -226,7 +233,9 @@ def create_record(cloud: CloudDep, domain: str, body: BodyDep) -> Doc:
         wanted = {"ttl": _ttl(body), **_numbers(type_, body)}
         data = _data(type_, body)
         _check_conflicts(cloud, {"domain": own, "type": type_, "name": name, "data": data})
-        return {"domain_record": _record_view(_new_record(cloud, own, type_, name, data, **wanted))}
+        record = _new_record(cloud, own, type_, name, data, **wanted)
+        _share_ttl(cloud, record)
+    return {"domain_record": _record_view(record)}
 
 
 @router.get("/v2/domains/{domain}/records/{record_id}")
@@ -251,6 +260,7 @@ def update_record(cloud: CloudDep, domain: str, record_id: str, body: BodyDep) -
         record.update(_numbers(type_, {**given, **body}))
         _check_conflicts(cloud, record)
         cloud.store.put("record", record_id, record)
+        _share_ttl(cloud, record)
     return {"domain_record": _record_view(record)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from lab.api import actions, droplets, fields, firewall_rules, projects, tags, vpcs
 from lab.api.account import find_key
@@ -143,7 +143,7 @@ def _make(cloud: Cloud, name: str, plan: Doc, vpc: Doc, volumes: list[Doc], *, p
 
 
 @router.post("/v2/droplets", status_code=202)
-def create_droplets(cloud: CloudDep, body: BodyDep) -> Doc:
+def create_droplets(request: Request, cloud: CloudDep, body: BodyDep) -> Doc:
     names = _names(body)
     with cloud.store.transaction():
         plan = _plan(cloud, body)
@@ -154,13 +154,10 @@ def create_droplets(cloud: CloudDep, body: BodyDep) -> Doc:
         made = [_make(cloud, name, plan, vpc, volumes, public=public) for name in names]
     for _, action in made:
         actions.carry_out(cloud, action)
-    links = {"actions": [{"id": a["id"], "rel": "create", "href": _href(cloud, a)} for _, a in made]}
+    base = f"{request.base_url}v2/actions"
+    links = {"actions": [{"id": a["id"], "rel": "create", "href": f"{base}/{a['id']}"} for _, a in made]}
     shown = [droplets.view(cloud, droplet) for droplet, _ in made]
     return {"droplets": shown, "links": links} if "names" in body else {"droplet": shown[0], "links": links}
-
-
-def _href(cloud: Cloud, action: Doc) -> str:
-    return f"http://{cloud.config.listen.removesuffix(':80')}/v2/actions/{action['id']}"
 
 
 @router.get("/v2/droplets")

@@ -23,7 +23,7 @@ def _create(cloud: Cloud, action: Doc) -> None:
     droplet = _droplet(cloud, action)
     try:
         cloud.machines.create(droplets.spec(cloud, droplet))
-        firewalls.apply(cloud)  # rules and tags may have changed while it booted
+        firewalls.enforce(cloud)  # rules and tags may have changed while it booted
     finally:
         # Never "new" again: if it could not be made, its status says what the machine is, which is "off".
         cloud.store.update("droplet", droplet["id"], state="made")
@@ -59,7 +59,7 @@ def _rebuild(cloud: Cloud, action: Doc) -> None:
         raise RuntimeError("the image was deleted meanwhile")
     cloud.machines.rebuild(droplets.spec(cloud, droplet, image=image))
     cloud.store.update("droplet", droplet["id"], image=image)
-    firewalls.apply(cloud, again=droplet["id"])
+    firewalls.enforce(cloud, again=droplet["id"])
 
 
 def _resize(cloud: Cloud, action: Doc) -> None:
@@ -110,7 +110,7 @@ actions.WORK.update(
 
 def destroy(cloud: Cloud, droplet_id: int) -> None:
     """Machine, disk and every reference to it are gone when this returns. Idempotent; resumed after a restart."""
-    with cloud.machine_locks[droplet_id]:
+    with cloud.machine_lock(droplet_id):
         if cloud.store.update("droplet", droplet_id, state="destroying", locked=True) is None:
             return
         try:
@@ -121,7 +121,7 @@ def destroy(cloud: Cloud, droplet_id: int) -> None:
         with cloud.store.transaction():
             _forget(cloud, droplet_id)
         firewalls.forget(cloud, droplet_id)
-    firewalls.apply(cloud)
+    firewalls.enforce(cloud)
 
 
 def _forget(cloud: Cloud, droplet_id: int) -> None:

@@ -24,25 +24,33 @@ _PEERS = {"inbound_rules": "sources", "outbound_rules": "destinations"}
 _PEER_KEYS = ("addresses", "droplet_ids", "tags", "load_balancer_uids", "kubernetes_ids")
 
 
-def apply(cloud: Cloud, *, again: int | None = None) -> None:
-    """Make every machine enforce what its firewalls say now. One that does already is left alone, but for `again`.
+def enforce(cloud: Cloud, *, again: int | None = None) -> None:
+    """Make every machine enforce what its firewalls say now, and record in their status whether it does.
 
-    Raises after all were tried when one could not be brought up to date.
+    A machine that does already is left alone, but for `again`.
     """
-    failed: list[str] = []
     with cloud.firewall_lock:
         if again is not None:
             cloud.firewalls_applied.pop(again, None)
-        for droplet in cloud.store.all("droplet"):
-            if droplet["state"] == "destroying" or cloud.machines.status(droplet["id"]) == "absent":
-                continue  # a machine that is being made gets its rules with its spec
-            try:
-                _apply_one(cloud, droplet)
-            except RuntimeError as error:
-                log.error("firewall of droplet %s: %s", droplet["id"], error)
-                failed.append(f"droplet {droplet['id']}: {error}")
-    if failed:
-        raise RuntimeError("; ".join(failed))
+        failed = [droplet for droplet in cloud.store.all("droplet") if not _brought_up_to_date(cloud, droplet)]
+        for firewall in cloud.store.all("firewall"):
+            status = "failed" if any(firewall_rules.covers(firewall, droplet) for droplet in failed) else "succeeded"
+            if firewall["status"] != status:
+                cloud.store.update("firewall", firewall["id"], status=status)
+
+
+def _brought_up_to_date(cloud: Cloud, droplet: Doc) -> bool:
+    # A machine that is being made gets its rules with its spec, before its first packet.
+    if droplet["state"] == "destroying" or cloud.machines.status(droplet["id"]) == "absent":
+        return True
+    try:
+        _apply_one(cloud, droplet)
+    except RuntimeError as error:
+        if cloud.machines.status(droplet["id"]) == "absent":
+            return True  # destroyed meanwhile
+        log.error("firewall of droplet %s: %s", droplet["id"], error)
+        return False
+    return True
 
 
 def _apply_one(cloud: Cloud, droplet: Doc) -> None:
@@ -109,7 +117,7 @@ def _peers(cloud: Cloud, rule: Doc, peers_key: str) -> Doc:
     if "droplet_ids" in peers:
         peers["droplet_ids"] = _droplet_ids(cloud, peers)
     if "tags" in peers:
-        _check_tags(cloud, peers["tags"])
+        peers["tags"] = _tags(cloud, peers)
     return peers
 
 
@@ -120,10 +128,15 @@ def _check_address(address: Any) -> None:
         raise unprocessable(f"addresses: {address} is not an IP address or CIDR") from None
 
 
-def _check_tags(cloud: Cloud, names: list[str]) -> None:
-    for name in names:
-        if cloud.store.get("tag", name.lower()) is None:
+def _tags(cloud: Cloud, body: Doc) -> list[str]:
+    """The tags named, as they are spelled; 422 for one that doesn't exist."""
+    found = []
+    for name in fields.strings(body, "tags"):
+        tag = cloud.store.get("tag", name.lower())
+        if tag is None:
             raise unprocessable(f"tag {name} does not exist")
+        found.append(str(tag["name"]))
+    return list(dict.fromkeys(found))
 
 
 def _droplet_ids(cloud: Cloud, body: Doc) -> list[int]:
@@ -143,31 +156,16 @@ def _content(cloud: Cloud, body: Doc, own_id: str | None = None) -> Doc:
         )
     if any(other["name"] == name and other["id"] != own_id for other in cloud.store.all("firewall")):
         raise conflict("duplicate name")
-    wanted = fields.strings(body, "tags")
-    _check_tags(cloud, wanted)
     rules = {key: _rules(cloud, body, key) for key in _PEERS}
     if not any(rules.values()):
         raise unprocessable("at least one inbound or outbound rule is required")
-    return {"name": name, **rules, "droplet_ids": _droplet_ids(cloud, body), "tags": wanted}
+    return {"name": name, **rules, "droplet_ids": _droplet_ids(cloud, body), "tags": _tags(cloud, body)}
 
 
-def _enforce(cloud: Cloud, firewall_id: str) -> Doc:
-    """Apply, and record honestly whether it worked."""
-    try:
-        apply(cloud)
-        status = "succeeded"
-    except RuntimeError:
-        status = "failed"
-    return cloud.store.update("firewall", firewall_id, status=status) or {}
-
-
-def enforce_all(cloud: Cloud) -> None:
-    """After a change of tags: apply; each firewall's status says how it went."""
-    try:
-        apply(cloud)
-    except RuntimeError:
-        for firewall in cloud.store.all("firewall"):
-            cloud.store.update("firewall", firewall["id"], status="failed")
+def _enforced(cloud: Cloud, firewall_id: str) -> Doc:
+    """Enforce, and answer with what became of it."""
+    enforce(cloud)
+    return firewall_view(_firewall(cloud, firewall_id))
 
 
 @router.get("/v2/firewalls")
@@ -181,7 +179,7 @@ def create_firewall(cloud: CloudDep, body: BodyDep) -> Doc:
         id_ = str(uuid.uuid4())
         doc = {"id": id_, "status": "waiting", "created_at": now(), **_content(cloud, body)}
         cloud.store.put("firewall", id_, doc)
-    return {"firewall": firewall_view(_enforce(cloud, id_))}
+    return {"firewall": _enforced(cloud, id_)}
 
 
 @router.get("/v2/firewalls/{firewall_id}")
@@ -194,14 +192,14 @@ def update_firewall(cloud: CloudDep, firewall_id: str, body: BodyDep) -> Doc:
     with cloud.store.transaction():
         doc = _firewall(cloud, firewall_id)
         cloud.store.put("firewall", firewall_id, {**doc, **_content(cloud, body, firewall_id)})
-    return {"firewall": firewall_view(_enforce(cloud, firewall_id))}
+    return {"firewall": _enforced(cloud, firewall_id)}
 
 
 @router.delete("/v2/firewalls/{firewall_id}", status_code=204)
 def delete_firewall(cloud: CloudDep, firewall_id: str) -> Response:
     _firewall(cloud, firewall_id)
     cloud.store.delete("firewall", firewall_id)
-    enforce_all(cloud)
+    enforce(cloud)
     return Response(status_code=204)
 
 
@@ -210,7 +208,7 @@ def _change(cloud: Cloud, firewall_id: str, key: str, add: list[Any], remove: li
     with cloud.store.transaction():
         kept = [item for item in _firewall(cloud, firewall_id)[key] if item not in remove]
         cloud.store.update("firewall", firewall_id, **{key: kept + [item for item in add if item not in kept]})
-    _enforce(cloud, firewall_id)
+    enforce(cloud)
     return Response(status_code=204)
 
 
@@ -226,9 +224,7 @@ def remove_droplets(cloud: CloudDep, firewall_id: str, body: BodyDep) -> Respons
 
 @router.post("/v2/firewalls/{firewall_id}/tags", status_code=204)
 def add_tags(cloud: CloudDep, firewall_id: str, body: BodyDep) -> Response:
-    wanted = fields.strings(body, "tags")
-    _check_tags(cloud, wanted)
-    return _change(cloud, firewall_id, "tags", wanted, [])
+    return _change(cloud, firewall_id, "tags", _tags(cloud, body), [])
 
 
 @router.delete("/v2/firewalls/{firewall_id}/tags", status_code=204)

@@ -90,7 +90,7 @@ def delete_tag(cloud: CloudDep, name: str) -> Response:
                 if tag["name"] in doc["tags"]:
                     cloud.store.update(kind, doc["id"], tags=[t for t in doc["tags"] if t != tag["name"]])
         cloud.store.delete("tag", name.lower())
-    firewalls.enforce_all(cloud)
+    firewalls.enforce(cloud)
     return Response(status_code=204)
 
 
@@ -104,7 +104,7 @@ def _retag(cloud: Cloud, name: str, body: Doc, *, add: bool) -> Response:
                 raise not_found()
             others = [t for t in doc["tags"] if t != tag]
             cloud.store.update(kind, doc["id"], tags=[*others, tag] if add else others)
-    firewalls.enforce_all(cloud)
+    firewalls.enforce(cloud)
     return Response(status_code=204)
 
 

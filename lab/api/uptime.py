@@ -44,6 +44,11 @@ def alerts_of(cloud: Cloud, check_id: str) -> list[Doc]:
     return [alert for alert in cloud.store.all("uptime_alert") if alert["check_id"] == check_id]
 
 
+def _forget_alert(cloud: Cloud, alert_id: str) -> None:
+    cloud.store.delete("uptime_alert", alert_id)
+    cloud.store.delete("alert_state", alert_id)
+
+
 def _check_content(body: Doc) -> Doc:
     type_ = fields.choice(body, "type", ("ping", "http", "https"))
     target = fields.string(body, "target", required=True)
@@ -108,7 +113,7 @@ def delete_check(cloud: CloudDep, check_id: str) -> Response:
     with cloud.store.transaction():
         _check(cloud, check_id)
         for alert in alerts_of(cloud, check_id):
-            cloud.store.delete("uptime_alert", alert["id"])
+            _forget_alert(cloud, alert["id"])
         cloud.store.delete("check_state", check_id)
         cloud.store.delete("check", check_id)
     return Response(status_code=204)
@@ -160,5 +165,5 @@ def update_alert(cloud: CloudDep, check_id: str, alert_id: str, body: BodyDep) -
 
 @router.delete("/v2/uptime/checks/{check_id}/alerts/{alert_id}", status_code=204)
 def delete_alert(cloud: CloudDep, check_id: str, alert_id: str) -> Response:
-    cloud.store.delete("uptime_alert", _alert(cloud, check_id, alert_id)["id"])
+    _forget_alert(cloud, _alert(cloud, check_id, alert_id)["id"])
     return Response(status_code=204)

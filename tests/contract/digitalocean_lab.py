@@ -29,12 +29,15 @@ def config(state: Path, **changes: object) -> Config:
 
 
 @contextlib.contextmanager
-def served(state: Path, machines: InMemoryMachines | None = None) -> Iterator[str]:
-    """The API on a free port of loopback; yields its URL."""
-    with socket.socket() as listener:
+def served(
+    state: Path, machines: InMemoryMachines | None = None, spaces: InMemorySpaces | None = None, **settings: object
+) -> Iterator[str]:
+    """The API on a free port of loopback; yields its URL. `settings` are fields of its Config."""
+    # The protocol is named because asyncio sends small answers at once only where it is (40 ms a call otherwise).
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        app = create_app(config(state), machines or InMemoryMachines(), InMemorySpaces())
+        app = create_app(config(state, **settings), machines or InMemoryMachines(), spaces or InMemorySpaces())
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
