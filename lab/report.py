@@ -110,7 +110,7 @@ def summary(document: Document, folder: Path) -> str:
         f"  acknowledged {_count(ledger, 'acknowledged')}, survived {_count(ledger, 'survived')},"
         f" lost {_count(ledger, 'lost')}, duplicated {_count(ledger, 'duplicated')}",
         f"  providers: {document['environment']['provider']}; the whole drill took {document['seconds']:.0f} s",
-        *(f"  ! {reason}" for reason in document["reasons"]),
+        *(f"  ! {reason.splitlines()[0]}" for reason in document["reasons"]),
         f"  {folder / 'report.html'}",
     ]
     return "\n".join([*lines, ""])
