@@ -212,14 +212,18 @@ def render(config: Config, epoch: int) -> str:
 def stage_restore(
     config: Config, epoch: int, at: str | None, *, check: Check = "full", within: float = 3600.0
 ) -> dict[str, Any]:
-    """Restore every database beside its live one and verify it; the service may go on meanwhile. Done once for the
-    same epoch and time."""
+    """Restore every database beside its live one and verify it; the service may go on meanwhile.
+
+    Done once for the same epoch and time. The end of a replica (`at` None) is no time: a copy staged by an
+    interrupted call is of an end that may have moved on since, so it is always restored anew.
+    """
     begun = time.monotonic()
     note = config.layout.state / "staged.json"
     wanted = {"epoch": epoch, "at": at}
     found = read_json(note)
     if (
         found
+        and at is not None
         and {"epoch": found.get("epoch"), "at": found.get("at")} == wanted
         and all(config.layout.staged(database).exists() for database in config.service.databases)
     ):

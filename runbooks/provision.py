@@ -132,6 +132,8 @@ class Provisioning:
                 within=120,
                 would="start the follower",
             ),
+            # Only what can take over is a standby: a failover right after this must find one.
+            Step("it is close behind", self.standby_ready, within=ROLE_S, poll=0.5, would="wait", hint="fab status"),
             Step(
                 "bundle and inventory are in the vault",
                 self.vaulted,
@@ -267,6 +269,18 @@ class Provisioning:
         holder, epoch = self._holder()
         other = self.site.inventory.other(holder).name
         self.site.hosts[other].verb("start-standby", "--epoch", str(epoch), timeout=120)
+
+    def standby_ready(self) -> Finding:
+        """Its lag is known, and one that a failover would accept."""
+        holder, _ = self._holder()
+        other, limit = self.site.inventory.other(holder).name, self.site.inventory.policy.max_lag_s
+        seen = self._observe(other)
+        if seen.lag_s is None:
+            return Finding.failed(f"how far {other} lags isn't known yet")
+        says = f"{other} lags {seen.lag_s:.1f} s, policy allows {limit:g} s"
+        if seen.follower_stalled or seen.lag_s > limit:
+            return Finding.failed(f"{says}{'; it stalls' if seen.follower_stalled else ''}", lag_s=seen.lag_s)
+        return Finding.passed(says, lag_s=seen.lag_s)
 
     def _holder(self) -> tuple[str, int]:
         lease = self._lease().read().lease

@@ -245,3 +245,22 @@ def test_a_released_lease_is_not_for_provisioning_to_take(tmp_path: Path) -> Non
     steps, _ = work(tmp_path, LeaseView(lease("backup-singapore", 4, ttl=0.0), "e"))
     with pytest.raises(Refused, match="released"):
         steps.lease_held()
+
+
+@pytest.mark.parametrize(
+    ("lag_s", "stalled", "verdict"),
+    [(None, False, "FAIL"), (0.2, False, "PASS"), (60.0, False, "PASS"), (61.0, False, "FAIL"), (0.2, True, "FAIL")],
+)
+def test_a_standby_is_ready_when_a_failover_to_it_would_be_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lag_s: float | None, stalled: bool, verdict: str
+) -> None:
+    steps, _ = work(tmp_path, LeaseView(lease(), "e"))
+    seen = SimpleNamespace(lag_s=lag_s, follower_stalled=stalled)
+    monkeypatch.setattr(steps, "_observe", lambda name: seen if name == "backup-singapore" else None)
+    assert steps.standby_ready().verdict == verdict
+
+
+def test_provisioning_ends_only_with_a_standby_that_is_ready(tmp_path: Path) -> None:
+    steps, _ = work(tmp_path, LeaseView())
+    probes = [step.until for step in steps.steps()]
+    assert probes.index(steps.standby_ready) == probes.index(steps.standby_follows) + 1
