@@ -6,13 +6,14 @@ the stack file and what is allowed. Nothing here knows Pulumi.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from infra.reader import Reader
 from lifeline.model import FENCE_RUNGS, HomeRole
 
+T = TypeVar("T")
 NAMESPACE = "lifeline"
 SPACES_REGIONS = ("nyc3", "sfo2", "sfo3", "ams3", "sgp1", "fra1", "lon1", "syd1", "blr1", "tor1", "atl1")
 LOCK_MODES = ("governance", "compliance")
@@ -150,13 +151,13 @@ def parse(raw: Mapping[str, object], stack: str, stack_file: str) -> StackConfig
         alert_email=reader.text("alertEmail", r"[^@\s]+@[^@\s]+\.[^@\s]+", "an email address"),
         operator_cidrs=reader.cidrs("operatorCidrs"),
         protect=reader.boolean("protect", default=True),
-        primary=_host(reader.section("primary"), "primary"),
-        backup=_host(reader.section("backup"), "backup"),
-        vault=_vault(reader.section("vault")),
-        offsite=_offsite(reader.section("offsite")),
-        targets=_targets(reader.section("targets")),
-        policy=_policy(reader.section("policy")),
-        thresholds=_thresholds(reader.section("thresholds")),
+        primary=_section(reader, "primary", lambda section: _host(section, "primary")),
+        backup=_section(reader, "backup", lambda section: _host(section, "backup")),
+        vault=_section(reader, "vault", _vault),
+        offsite=_section(reader, "offsite", _offsite),
+        targets=_section(reader, "targets", _targets),
+        policy=_section(reader, "policy", _policy),
+        thresholds=_section(reader, "thresholds", _thresholds),
     )
     reader.finish()
     if not reader.problems:
@@ -166,8 +167,15 @@ def parse(raw: Mapping[str, object], stack: str, stack_file: str) -> StackConfig
     return config
 
 
+def _section(reader: Reader, key: str, read: Callable[[Reader], T]) -> T:
+    section = reader.section(key)
+    value = read(section)
+    section.finish()
+    return value
+
+
 def _host(section: Reader, home_role: HomeRole) -> HostConfig:
-    host = HostConfig(
+    return HostConfig(
         home_role=home_role,
         name=section.text("name", _SLUG, "lower-case letters, digits and dashes: it is the host's name in DNS too"),
         region=section.text("region", r"[a-z]{3}\d", "a region's slug such as nyc3"),
@@ -175,63 +183,51 @@ def _host(section: Reader, home_role: HomeRole) -> HostConfig:
         image=section.text("image", r"[a-z0-9][a-z0-9.-]*", "an image's slug or number", default="debian-13-x64"),
         vpc_range=section.cidr("vpcRange", private=True),
     )
-    section.finish()
-    return host
 
 
 def _vault(section: Reader) -> VaultConfig:
-    vault = VaultConfig(
+    return VaultConfig(
         region=section.choice("region", SPACES_REGIONS),
         retention_days=section.integer("retentionDays", 30, 3650, default=365),
         noncurrent_days=section.integer("noncurrentDays", 1, 3650, default=30),
         abort_upload_days=section.integer("abortUploadDays", 1, 30, default=1),
     )
-    section.finish()
-    return vault
 
 
 def _offsite(section: Reader) -> OffsiteConfig:
     mode = section.choice("lockMode", LOCK_MODES, default="governance")
-    offsite = OffsiteConfig(
+    return OffsiteConfig(
         region=section.text("region", r"[a-z]{2}(?:-[a-z]+)+-\d", "an AWS region such as us-east-2"),
         retention_days=section.integer("retentionDays", 30, 3650, default=365),
         lock_days=section.integer("lockDays", 1, 3650, default=30),
         lock_mode="compliance" if mode == "compliance" else "governance",
     )
-    section.finish()
-    return offsite
 
 
 def _targets(section: Reader) -> Targets:
-    targets = Targets(
+    return Targets(
         rto_target_s=section.integer("rtoTargetS", 1, 86400, default=600),
         rto_max_s=section.integer("rtoMaxS", 1, 86400, default=1800),
         rpo_target_s=section.integer("rpoTargetS", 0, 86400, default=0),
         rpo_max_s=section.integer("rpoMaxS", 0, 86400, default=60),
     )
-    section.finish()
-    return targets
 
 
 def _policy(section: Reader) -> PolicyConfig:
-    policy = PolicyConfig(
+    return PolicyConfig(
         lease_ttl_s=section.integer("leaseTtlS", 5, 3600, default=30),
         lease_margin_s=section.integer("leaseMarginS", 1, 600, default=5),
         fence_required=section.choices("fenceRequired", FENCE_RUNGS, default=("power-off",), joined_by="+"),
         max_lag_s=section.integer("maxLagS", 1, 86400, default=60),
     )
-    section.finish()
-    return policy
 
 
 def _thresholds(section: Reader) -> Thresholds:
-    thresholds = Thresholds(
+    return Thresholds(
         disk_percent=section.integer("diskPercent", 1, 99, default=85),
         memory_percent=section.integer("memoryPercent", 1, 99, default=85),
         cpu_percent=section.integer("cpuPercent", 1, 99, default=90),
     )
-    section.finish()
-    return thresholds
 
 
 def _check_together(config: StackConfig, reader: Reader) -> None:

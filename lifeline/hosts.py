@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -172,10 +172,6 @@ class Hosts:
 
     def __getitem__(self, name: str) -> Remote:
         return self._remotes[name]
-
-    def warm(self, name: str) -> Future[None]:
-        """Begin to connect in the background; whoever uses the host first gets the error, if there is one."""
-        return self._pool.submit(self._remotes[name].open)
 
     def each(self, names: Iterable[str], job: Callable[[Remote], T]) -> dict[str, T | LifelineError]:
         """Do a job on several hosts at once.  A host that fails is answered by its error, and hides no other."""

@@ -28,7 +28,6 @@ SNAPSHOT_RETENTION = "720h"  # the default of 24 h would be the whole window of 
 BUSY_TIMEOUT = "5s"
 
 _LTX = re.compile(r"(?P<first>[0-9a-f]{16})-(?P<last>[0-9a-f]{16})\.ltx$")
-_EPOCH = re.compile(r"/epoch-(?P<epoch>[0-9]{4,})/")
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,6 @@ class Destination:
 def epoch_prefix(service: str, epoch: int) -> str:
     """`replica/genesis/epoch-0003/`: everything one promotion wrote."""
     return f"replica/{service}/epoch-{epoch:04d}/"
-
-
-def epoch_of(key: str) -> int | None:
-    """The epoch a vault key or prefix belongs to, or None."""
-    found = _EPOCH.search(key)
-    return int(found["epoch"]) if found else None
 
 
 def txid_of(key: str) -> int | None:
@@ -145,34 +138,12 @@ def restore_argv(
     target = (
         ["-txid", format_txid(txid)] if txid is not None else ["-timestamp", timestamp] if timestamp is not None else []
     )
-    return [
-        str(litestream),
-        "restore",
-        "-no-expand-env",
-        "-config",
-        str(config),
-        "-json",
-        *target,
-        "-o",
-        str(output),
-        str(database),
-    ]
+    return _restore(litestream, config, ["-json", *target], output, database)
 
 
 def plan_argv(litestream: Path, config: Path, database: Path) -> list[str]:
     """Exits 0 when a restore of `database` would find data; writes nothing."""
-    return [
-        str(litestream),
-        "restore",
-        "-no-expand-env",
-        "-config",
-        str(config),
-        "-dry-run",
-        "-json",
-        "-o",
-        "/nonexistent/plan",
-        str(database),
-    ]
+    return _restore(litestream, config, ["-dry-run", "-json"], Path("/nonexistent/plan"), database)
 
 
 def follow_argv(
@@ -180,10 +151,12 @@ def follow_argv(
 ) -> list[str]:
     """Restore to `output` and keep applying what arrives. `output` must not exist: Litestream's own resumption
     usually fails."""
-    return [
-        *[str(litestream), "restore", "-no-expand-env", "-config", str(config), "-f", "-follow-interval", interval],
-        *["-o", str(output), str(database)],
-    ]
+    return _restore(litestream, config, ["-f", "-follow-interval", interval], output, database)
+
+
+def _restore(litestream: Path, config: Path, flags: list[str], output: Path, database: Path) -> list[str]:
+    how = [str(litestream), "restore", "-no-expand-env", "-config", str(config)]
+    return [*how, *flags, "-o", str(output), str(database)]
 
 
 def txid_file(output: Path) -> Path:

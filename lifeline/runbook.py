@@ -92,9 +92,6 @@ class Runbook:
     out: TextIO = field(default_factory=lambda: sys.stdout)
     survey: bool = False
 
-    def waivers(self) -> list[str]:
-        return [step.waiver for step in self.steps if step.waiver]
-
     def run(
         self,
         journal: Journal,

@@ -19,7 +19,6 @@ from lifeline.barrier import UnixConnection
 from lifeline.errors import StepFailed, Unavailable
 
 SOCKET = Path("/run/supervisor.sock")
-CONF_DIR = Path("/etc/supervisor/conf.d")
 
 _NO_FILE, _BAD_NAME, _ALREADY_STARTED, _NOT_RUNNING = 20, 10, 60, 70
 _AT_REST = ("STOPPED", "EXITED", "FATAL")

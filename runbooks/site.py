@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +26,6 @@ class Hosts(Protocol):
     """Hosts by name."""
 
     def __getitem__(self, name: str) -> Remote: ...
-    def warm(self, name: str) -> Future[None]: ...
     def each(self, names: Iterable[str], job: Callable[[Remote], T]) -> dict[str, T | LifelineError]: ...
     def close(self) -> None: ...
 

@@ -40,7 +40,6 @@ def lab_config(lab: LabConfig) -> Config:
         regions=tuple(RegionConfig(r.slug, r.bridge, r.subnet, r.gateway) for r in regions),
         listen=f"{addresses.API_ADDRESS}:{addresses.API_PORT}",
         metadata_listen=f"{addresses.API_ADDRESS}:{addresses.METADATA_PORT}",
-        spaces_endpoints={r.slug: f"http://{r.spaces_name}" for r in regions},
         dns=f"{addresses.DNS_ADDRESS}:{addresses.DNS_PORT}",
     )
 

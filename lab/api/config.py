@@ -59,7 +59,6 @@ class Config:
     metadata_listen: str = "198.18.0.10:8169"
     images: tuple[str, ...] = ("debian-13-x64",)
     default_vpc_range: str = "198.19.0.0/16"
-    spaces_endpoints: Mapping[str, str] = field(default_factory=dict)
     dns: str | None = None  # the server uptime checks resolve names with; None: the machine's own
     uptime_period_s: float = 10.0
     uptime_timeout_s: float = 5.0

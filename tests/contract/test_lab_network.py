@@ -14,19 +14,11 @@ from dnslib import RCODE, DNSRecord
 from lab import config, faults, network
 from lab.ports import MachineSpec
 from lifeline.errors import BadInput
-from tests.contract.lab_hosts import Bench, bench, eventually
+from tests.contract.lab_hosts import Bench, eventually
 
 pytestmark = pytest.mark.lab
 
 TWO_HOSTS = dict[str, MachineSpec]
-
-
-@pytest.fixture(scope="module")
-def hosts(lab_session: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    made = bench(tmp_path_factory.mktemp("bench"))
-    yield made
-    for droplet_id in made.machines.ids():
-        made.machines.destroy(droplet_id)
 
 
 @pytest.fixture(scope="module")

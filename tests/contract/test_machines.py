@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,20 +10,12 @@ from lab import disks, network
 from lab.machines import NspawnMachines, group_of
 from lab.ports import FirewallRule, MachineSpec
 from lab.processes import Group
-from tests.contract.lab_hosts import ANYWHERE, Bench, bench, eventually
+from tests.contract.lab_hosts import ANYWHERE, Bench, eventually
 from toolchain import image
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("lab")]
 
 SSH = FirewallRule("in", "tcp", "22", ("198.18.100.1/32",))
-
-
-@pytest.fixture(scope="module")
-def hosts(lab_session: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    made = bench(tmp_path_factory.mktemp("bench"))
-    yield made
-    for droplet_id in made.machines.ids():
-        made.machines.destroy(droplet_id)
 
 
 @pytest.fixture(scope="module")

@@ -69,11 +69,6 @@ def test_the_newest_transaction_is_read_from_names_of_any_level() -> None:
     assert replica.newest_txid([]) == 0
 
 
-@pytest.mark.parametrize(("key", "epoch"), [("replica/g/epoch-0012/t/ltx/0/x.ltx", 12), ("replica/g/other/x", None)])
-def test_epoch_of_a_key(key: str, epoch: int | None) -> None:
-    assert replica.epoch_of(key) == epoch
-
-
 @pytest.mark.parametrize("text", ["", "12", "000000000000001G", "00000000000000010"])
 def test_a_damaged_position_is_no_position(text: str) -> None:
     with pytest.raises(ValueError, match="transaction id"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,23 +13,7 @@ from lifeline.errors import BadInput, DataBad, StepFailed, Unavailable, Unproven
 from lifeline.journal import Journal, redact, unfinished
 from lifeline.model import Finding, Verdict
 from lifeline.runbook import Runbook, Step, check_waivers
-
-
-class FakeClock:
-    """Time passes only by sleeping."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def utc(self) -> datetime:
-        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.now)
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds > 0
-        self.now += seconds
+from tests.unit.world import FakeClock
 
 
 class World:

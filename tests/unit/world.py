@@ -9,7 +9,6 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -281,9 +280,6 @@ class FakeHosts:
 
     def __getitem__(self, name: str) -> FakeRemote:
         return FakeRemote(self._world, name)
-
-    def warm(self, name: str) -> Future[None]:
-        return Future()
 
     def each(self, names: Iterable[str], job: Callable[[Any], T]) -> dict[str, T | LifelineError]:
         answers: dict[str, T | LifelineError] = {}
