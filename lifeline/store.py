@@ -6,10 +6,8 @@ Every implementation passes one conformance suite (tests/conformance.py).
 from __future__ import annotations
 
 import hashlib
-import io
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,9 +93,6 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; nothing there is fine."""
 
-    def open(self, key: str) -> AbstractContextManager[BinaryIO]:
-        """Read as a stream."""
-
     def upload(self, source: BinaryIO, key: str, *, size: int = -1, progress: Progress | None = None) -> None:
         """Write a stream of any length; whole or not at all."""
 
@@ -119,35 +114,6 @@ def upload_file(store: Store, path: Path, key: str, *, progress: Progress | None
     """A file into the store."""
     with path.open("rb") as source:
         store.upload(source, key, size=path.stat().st_size, progress=progress)
-
-
-def download_file(store: Store, key: str, path: Path, *, progress: Progress | None = None) -> None:
-    """An object into a file: whole, beside first and then moved, readable by its owner alone."""
-    info = store.head(key)
-    if info is None:
-        raise Missing(f"{key} is not in {store.where}", hint="fab status")
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    partial.touch(mode=0o600)
-    done = 0
-    with store.open(key) as source, partial.open("wb") as target:
-        while chunk := source.read(1 << 20):
-            target.write(chunk)
-            done += len(chunk)
-            if progress:
-                progress(done, info.size)
-    if done != info.size:
-        raise Unavailable(f"{key} of {store.where} ended after {done} of {info.size} bytes", hint="run it again")
-    partial.replace(path)
-
-
-def copy(source: Store, key: str, target: Store, target_key: str = "", *, progress: Progress | None = None) -> None:
-    """From one store into another, streaming through here: the clouds don't copy between each other."""
-    info = source.head(key)
-    if info is None:
-        raise Missing(f"{key} is not in {source.where}", hint="fab status")
-    with source.open(key) as stream:
-        target.upload(stream, target_key or key, size=info.size, progress=progress)
 
 
 class MemoryStore:
@@ -198,9 +164,6 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         with self._lock:
             self._objects.pop(key, None)
-
-    def open(self, key: str) -> AbstractContextManager[BinaryIO]:
-        return io.BytesIO(self.get(key).body)
 
     def upload(self, source: BinaryIO, key: str, *, size: int = -1, progress: Progress | None = None) -> None:
         body = source.read()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -132,13 +132,6 @@ class S3Store:
         with self._errors("delete", key):
             self._client.delete_object(Bucket=self._ref.bucket, Key=key)
 
-    @contextmanager
-    def open(self, key: str) -> Iterator[BinaryIO]:
-        with self._errors("read", key):
-            body = self._client.get_object(Bucket=self._ref.bucket, Key=key)["Body"]
-        with closing(body):
-            yield cast(BinaryIO, _Reader(body, lambda: self._errors("read", key)))
-
     def upload(self, source: BinaryIO, key: str, *, size: int = -1, progress: Progress | None = None) -> None:
         done = 0
 
@@ -153,18 +146,6 @@ class S3Store:
 
     def _errors(self, verb: str, key: str) -> AbstractContextManager[None]:
         return _translated(f"{verb} {key}" if key else verb, self.where)
-
-
-class _Reader:
-    """A body whose own failures are translated, and nobody else's: the disk it is written to may be full."""
-
-    def __init__(self, body: Any, errors: Callable[[], AbstractContextManager[None]]) -> None:
-        self._body = body
-        self._errors = errors
-
-    def read(self, size: int = -1) -> bytes:
-        with self._errors():
-            return cast(bytes, self._body.read(None if size < 0 else size))
 
 
 @contextmanager
