@@ -51,7 +51,7 @@ def verb(*, help: dict[str, str] | None = None, repeatable: Sequence[str] = ()) 
 
 
 @verb(help={**TASK, "target": "the host to promote; default: the one that isn't primary"}, repeatable=["waive"])
-def failover(_: Context, target: str = "", yes: bool = False, dry_run: bool = False, waive: Any = ()) -> None:
+def failover(_: Context, target: str = "", yes: bool = False, dry_run: bool = False, waive: Any = None) -> None:
     """The primary is lost: fence it, and make the standby primary. Run it again to resume."""
     from runbooks.doors import open_site
     from runbooks.failover import failover as run
@@ -81,7 +81,7 @@ def backup(_: Context, full: bool = False, dry_run: bool = False) -> None:
 
 
 @verb(help={**TASK, "at": 'a time, "2026-01-15 14:00:00" in UTC; default: the newest'}, repeatable=["waive"])
-def restore(_: Context, at: str = "", yes: bool = False, dry_run: bool = False, waive: Any = ()) -> None:
+def restore(_: Context, at: str = "", yes: bool = False, dry_run: bool = False, waive: Any = None) -> None:
     """Restore the primary's databases beside, verify, swap; the old ones are kept on the host."""
     from runbooks.doors import open_site
     from runbooks.restore import restore as run

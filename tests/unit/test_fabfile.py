@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from invoke.context import Context
+from invoke.parser import Parser
 
 import fabfile
 from lifeline.errors import LifelineError, Refused
@@ -62,3 +63,10 @@ def test_from_the_shell_without_a_stack(tmp_path: Path) -> None:
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert "LIFELINE_STACK isn't set" in done.stderr and "next: export LIFELINE_STACK=lab" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["failover", "restore"])
+def test_waivers_arrive_whole_and_may_be_several(name: str) -> None:
+    given = ["--waive", "standby-lag", "--waive", "unfenced-primary"]
+    [parsed] = Parser(contexts=fabfile.namespace.to_contexts()).parse_argv([name, *given])
+    assert parsed.as_kwargs["waive"] == ["standby-lag", "unfenced-primary"]
