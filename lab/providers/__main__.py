@@ -11,7 +11,7 @@ import signal
 import threading
 from pathlib import Path
 
-from lab.providers.server import STAND_INS, serve, write_whole
+from lab.providers.server import STAND_INS, ports_of, serve, write_whole
 
 
 def main() -> None:
@@ -30,7 +30,9 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    running = serve(packages)
+    # The ports of a predecessor that died: shells that were told of them go on working.
+    kept = options.port_file.read_text() if options.port_file and options.port_file.exists() else ""
+    running = serve(packages, ports_of(kept))
     print(running.attach, flush=True)
     if options.port_file:
         write_whole(options.port_file, running.attach + "\n")

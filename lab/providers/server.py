@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -41,8 +42,14 @@ class Running:
             stopped.wait()
 
 
-def serve(packages: Iterable[str]) -> Running:
-    """Start a stand-in for each package ("digitalocean", "aws") on free loopback ports."""
+def ports_of(attach: str) -> dict[str, int]:
+    """The ports by package in a value of PULUMI_DEBUG_PROVIDERS; what can't be read is left out."""
+    pairs = (pair.partition(":") for pair in attach.strip().split(","))
+    return {name: int(port) for name, _, port in pairs if name and port.isdigit()}
+
+
+def serve(packages: Iterable[str], wished: Mapping[str, int] | None = None) -> Running:
+    """Start a stand-in for each package ("digitalocean", "aws") on a loopback port: the wished one, or a free one."""
     servers: dict[str, grpc.Server] = {}
     ports: dict[str, int] = {}
     for package in packages:
@@ -52,10 +59,18 @@ def serve(packages: Iterable[str]) -> Running:
             options=[("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.so_reuseport", 0)],
         )
         provider_pb2_grpc.add_ResourceProviderServicer_to_server(StandIn(version(distribution), configure), server)
-        ports[package] = server.add_insecure_port("127.0.0.1:0")
+        ports[package] = _listen(server, (wished or {}).get(package, 0))
         server.start()
         servers[package] = server
     return Running(servers, ports)
+
+
+def _listen(server: grpc.Server, wished: int) -> int:
+    """The port it listens on."""
+    with contextlib.suppress(RuntimeError):  # taken meanwhile
+        if port := int(server.add_insecure_port(f"127.0.0.1:{wished}")):
+            return port
+    return int(server.add_insecure_port("127.0.0.1:0"))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import socket
@@ -128,14 +129,27 @@ def object_store(
 
 @contextlib.contextmanager
 def iam(directory: Path, store: StoreSpec) -> Iterator[str]:
+    """In a process of its own: moto keeps its accounts in global variables, and another test may have used them."""
     where = lab_aws.AwsSpec(directory / "iam", store, "127.0.0.1", free_port())
-    listener, _ = lab_aws.listen(where)
-    thread = threading.Thread(target=listener.serve_forever, daemon=True)
-    thread.start()
+    server = multiprocessing.get_context("spawn").Process(target=_serve_iam, args=(where,), daemon=True)
+    server.start()
     try:
+        wait_for("IAM", lambda: _answers(where.address, where.port))
         yield f"http://127.0.0.1:{where.port}"
     finally:
-        listener.shutdown()
+        server.kill()
+        server.join()
+
+
+def _serve_iam(where: lab_aws.AwsSpec) -> None:
+    listener, _ = lab_aws.listen(where)
+    listener.serve_forever()
+
+
+def _answers(address: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc, st
 
 from lab.providers import choice, lifecycle
 from lab.providers.kind import Created, Kind, Live, Prop, ProviderError, Values
+from lab.providers.server import ports_of, serve
 from lab.providers.servicer import StandIn
 from lab.providers.values import UNKNOWN, decode, encode, same, unknown_within
 
@@ -307,3 +308,29 @@ def test_offline_is_noticed_once_and_remembered(tmp_path: Path, offline: list[An
     marker.write_text(json.dumps({"failed_at": 0}))
     choice.available(env)
     assert len(offline) == 2
+
+
+def test_a_successor_listens_where_shells_were_told_its_predecessor_does() -> None:
+    first = serve(["digitalocean"])
+    told = first.attach
+    first.stop()
+    second = serve(["digitalocean"], ports_of(told))
+    try:
+        assert second.attach == told
+    finally:
+        second.stop()
+
+
+def test_a_port_that_was_taken_meanwhile_is_no_reason_to_fail() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        running = serve(["digitalocean"], {"digitalocean": taken})
+        try:
+            assert running.ports["digitalocean"] not in (0, taken)
+        finally:
+            running.stop()
+
+
+def test_ports_that_cannot_be_read_are_left_out() -> None:
+    assert ports_of("aws:12,digitalocean:34\n") == {"aws": 12, "digitalocean": 34}
+    assert ports_of("") == ports_of("aws:,x") == {}
