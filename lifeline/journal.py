@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline.model import Evidence, Verdict
+from lifeline.model import Evidence, Lease, Verdict
 
 RUN_STARTED = "run started"
 RUN_FINISHED = "run finished"
@@ -132,11 +132,22 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def unfinished(folder: Path, runbook: str) -> Path | None:
+@dataclass(frozen=True)
+class Begun:
+    """A run that has no good end, by its journal's first line.  ``context``: what it set out to do."""
+
+    run_id: str
+    context: Mapping[str, Any]
+
+    def took(self, lease: Lease) -> bool:
+        """Was this very lease taken by it, or by the run that it resumed?"""
+        return lease.run_id in (self.run_id, self.context.get("lease_run_id"))
+
+
+def unfinished(folder: Path, runbook: str) -> Begun | None:
     """The newest run of ``runbook`` in ``folder``, if it was killed or stopped short of the end; else None."""
     journals = sorted(folder.glob(f"*-{runbook}-*.jsonl"))
-    if not journals:
+    lines = read_lines(journals[-1]) if journals else []
+    if not lines or (lines[-1]["step"] == RUN_FINISHED and lines[-1]["verdict"] == Verdict.PASS):
         return None
-    lines = read_lines(journals[-1])
-    finished = lines and lines[-1]["step"] == RUN_FINISHED and lines[-1]["verdict"] == Verdict.PASS
-    return None if finished else journals[-1]
+    return Begun(lines[0]["run_id"], lines[0]["evidence"])

@@ -13,12 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from lifeline import decide
 from lifeline.decide import Action, Candidate, Decision, View
 from lifeline.errors import BadInput, LifelineError, Refused, Unavailable, Unproven
-from lifeline.journal import read_lines, unfinished
+from lifeline.journal import unfinished
 from lifeline.model import Finding, Host, Lease, Observation
 from lifeline.runbook import Outcome, Runbook, Step, check_waivers
 from lifeline.service import Service
-from runbooks.fence import RUNG_S, Fence
-from runbooks.promotion import FINALIZE_S, START_S, Promotion
+from runbooks.fence import Fence, fence_of, fence_step
+from runbooks.promotion import FINALIZE_S, Promotion, outside_step, reprotect_step, serve_step, traffic_step
 from runbooks.site import Site, confirm
 
 NAME = "failover"
@@ -89,22 +89,9 @@ def prepare(
     return decision, Promotion(site, decision.target, lease, service, observed)
 
 
-def fence_of(promotion: Promotion) -> Fence:
-    """The ladder for the host that isn't being promoted."""
-    site = promotion.site
-    return Fence(
-        inventory=site.inventory,
-        old=promotion.old,
-        cloud=site.cloud,
-        key_refused=site.vault.key_refused,
-        clock=site.clock,
-        taken_at=lambda: promotion.taken_at,
-    )
-
-
 def _runbook(promotion: Promotion, fence: Fence) -> Runbook:
-    site, service, epoch = promotion.site, promotion.service.name, promotion.epoch
-    new, old = promotion.new, promotion.old
+    site, epoch = promotion.site, promotion.epoch
+    new = promotion.new
     steps = [
         # First: its epoch names our replica prefix, so a live old primary can't write into the new history.
         Step(
@@ -134,67 +121,13 @@ def _runbook(promotion: Promotion, fence: Fence) -> Runbook:
             peek=lambda: Finding.failed("only final data can be verified"),
             would="check every database's integrity and the service's invariants",
         ),
-        Step(
-            f"{service} runs as primary on {new.name}, epoch {epoch}",
-            until=promotion.started,
-            do=promotion.start,
-            within=START_S,
-            would=f"start {service} there, and Litestream on epoch {epoch}'s prefix",
-            hint="fab failover",
-        ),
+        serve_step(promotion, again="fab failover"),
         traffic_step(promotion),
         # The recovery time ends here.
         outside_step(promotion),
-        Step(
-            "reprotection is under way",
-            until=promotion.reprotecting,
-            do=promotion.reprotect,
-            within=60,
-            would=f"see epoch {epoch} fill; make {old.name} a standby if it runs",
-            hint="fab status",
-        ),
+        reprotect_step(promotion),
     ]
     return Runbook(NAME, steps, lambda outcome: _summary(promotion, outcome), site.clock, site.out)
-
-
-def fence_step(fence: Fence) -> Step:
-    """The old primary can't write or serve, or policy says that this is known well enough."""
-    return Step(
-        f"old primary {fence.old.name} is fenced",
-        until=fence.proven,
-        do=fence.climb,
-        within=2 * RUNG_S + fence.inventory.policy.self_fence_s,
-        would=fence.would(),
-        waiver=decide.WAIVE_FENCE,
-        hint=f"power {fence.old.name} off in the cloud's console, then the same command again",
-    )
-
-
-def traffic_step(promotion: Promotion) -> Step:
-    """The public name leads to the host that is promoted."""
-    record, new = promotion.site.inventory.record, promotion.new
-    return Step(
-        f"{record.fqdn} points at {new.name}",
-        until=promotion.traffic_moved,
-        do=promotion.move_traffic,
-        within=20,
-        would=f"set it to {new.address}",
-        waiver=decide.WAIVE_TRAFFIC,
-        hint=f"set {record.fqdn} to {new.address} by hand, then the same command with --waive {decide.WAIVE_TRAFFIC}",
-    )
-
-
-def outside_step(promotion: Promotion) -> Step:
-    """A user's write works."""
-    return Step(
-        "an outside write round-trips",
-        until=promotion.round_trips,
-        within=promotion.site.inventory.record.ttl + 60,
-        waiver=decide.WAIVE_WRITE,
-        hint="fab status",
-        peek=promotion.answers,
-        would="write through the public name, and read it back",
-    )
 
 
 def _warning(promotion: Promotion, fence: Fence) -> str:
@@ -254,11 +187,6 @@ def _traffic_at(site: Site) -> str | None:
 
 
 def _begun(site: Site, lease: Lease | None) -> str | None:
-    """The target of the newest run in our journal, if it has no good end and is the one that took this very lease."""
-    path = unfinished(site.journals, NAME)
-    lines = read_lines(path) if path else []
-    if lease is None or not lines:
-        return None
-    context = lines[0]["evidence"]
-    ours = lease.run_id in (lines[0]["run_id"], context.get("lease_run_id"))
-    return context.get("target") if ours else None
+    """The target of our unfinished failover, if that is the one that took this very lease."""
+    begun = unfinished(site.journals, NAME)
+    return begun.context.get("target") if begun and lease and begun.took(lease) else None

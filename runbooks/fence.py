@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lifeline.cloud import Cloud
+from lifeline.decide import WAIVE_FENCE
 from lifeline.decide import fence as decide_fence
 from lifeline.errors import LifelineError, Unavailable
 from lifeline.journal import Clock
 from lifeline.model import Finding, Host, Inventory, Verdict
+from lifeline.runbook import Step
+from runbooks.promotion import Promotion
 
 RUNG_S = 20.0
 POLL_S = 0.2
@@ -128,3 +131,29 @@ class Fence:
         if passed < window:
             return Finding.failed(f"{window - passed:.0f} s of the self-fence window left", window_s=window)
         return Finding.passed(f"the lease was taken {passed:.0f} s ago, beyond ttl + margin", window_s=window)
+
+
+def fence_of(promotion: Promotion) -> Fence:
+    """The ladder for the host that isn't being promoted."""
+    site = promotion.site
+    return Fence(
+        inventory=site.inventory,
+        old=promotion.old,
+        cloud=site.cloud,
+        key_refused=site.vault.key_refused,
+        clock=site.clock,
+        taken_at=lambda: promotion.taken_at,
+    )
+
+
+def fence_step(fence: Fence) -> Step:
+    """The old primary can't write or serve, or policy says that this is known well enough."""
+    return Step(
+        f"old primary {fence.old.name} is fenced",
+        until=fence.proven,
+        do=fence.climb,
+        within=2 * RUNG_S + fence.inventory.policy.self_fence_s,
+        would=fence.would(),
+        waiver=WAIVE_FENCE,
+        hint=f"power {fence.old.name} off in the cloud's console, then the same command again",
+    )

@@ -1,4 +1,4 @@
-"""A host becomes primary: what can be seen of it, and what makes it so.  Failover is a list of these."""
+"""A host becomes primary: what can be seen of it, what makes it so, and the steps that failover and restore share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lifeline import decide
 from lifeline.errors import LifelineError, Refused, Unavailable
 from lifeline.model import Copy, Evidence, Finding, Lease, Observation, Verdict
+from lifeline.runbook import Step
 from lifeline.service import Service
 from runbooks.site import Site
 
@@ -186,6 +188,58 @@ class Promotion:
         except Unavailable:
             self._observed_fresh = False  # the answer was lost, perhaps not the deed
             raise
+
+
+def serve_step(promotion: Promotion, again: str) -> Step:
+    """The service runs there as primary.  ``again``: the command that resumes the runbook."""
+    service, new, epoch = promotion.service.name, promotion.new.name, promotion.epoch
+    return Step(
+        f"{service} runs as primary on {new}, epoch {epoch}",
+        until=promotion.started,
+        do=promotion.start,
+        within=START_S,
+        would=f"start {service} there, and Litestream on epoch {epoch}'s prefix",
+        hint=again,
+    )
+
+
+def traffic_step(promotion: Promotion) -> Step:
+    """The public name leads to the host that is promoted."""
+    record, new = promotion.site.inventory.record, promotion.new
+    return Step(
+        f"{record.fqdn} points at {new.name}",
+        until=promotion.traffic_moved,
+        do=promotion.move_traffic,
+        within=20,
+        would=f"set it to {new.address}",
+        waiver=decide.WAIVE_TRAFFIC,
+        hint=f"set {record.fqdn} to {new.address} by hand, then the same command with --waive {decide.WAIVE_TRAFFIC}",
+    )
+
+
+def outside_step(promotion: Promotion) -> Step:
+    """A user's write works."""
+    return Step(
+        "an outside write round-trips",
+        until=promotion.round_trips,
+        within=promotion.site.inventory.record.ttl + 60,
+        waiver=decide.WAIVE_WRITE,
+        hint="fab status",
+        peek=promotion.answers,
+        would="write through the public name, and read it back",
+    )
+
+
+def reprotect_step(promotion: Promotion) -> Step:
+    """The new primary's writes are in the vault, and there is a standby or plain words for what is missing."""
+    return Step(
+        "reprotection is under way",
+        until=promotion.reprotecting,
+        do=promotion.reprotect,
+        within=60,
+        would=f"see epoch {promotion.epoch} fill; make {promotion.old.name} a standby if it runs",
+        hint="fab status",
+    )
 
 
 def _with_txids(copies: tuple[Copy, ...], answer: Mapping[str, Any]) -> tuple[Copy, ...]:

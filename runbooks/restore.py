@@ -6,17 +6,18 @@ The restored data begins a new epoch: a replica that goes back in time isn't a c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import Any
 
 from lifeline import decide
 from lifeline.errors import Refused
-from lifeline.journal import read_lines, unfinished
+from lifeline.journal import Begun, unfinished
 from lifeline.model import Finding, Lease
 from lifeline.runbook import Outcome, Runbook, Step, check_waivers
 from runbooks.catalogue import epoch_at
-from runbooks.failover import fence_of, fence_step, outside_step, traffic_step
-from runbooks.promotion import FINALIZE_S, START_S, Promotion
+from runbooks.fence import fence_of, fence_step
+from runbooks.promotion import FINALIZE_S, Promotion, outside_step, reprotect_step, serve_step, traffic_step
 from runbooks.site import Site, confirm
 
 NAME = "restore"
@@ -40,16 +41,17 @@ def restore(
     lease = site.leases.read()
     if lease is None:
         raise Refused("nobody ever held the lease: there is no primary to restore", hint="fab provision")
-    begun = _begun(site, lease, moment)
-    source = begun if begun is not None else _source(site, lease, moment)
+    begun = unfinished(site.journals, NAME)
+    took = begun is not None and begun.took(lease)
+    source = _source(site, lease, moment, begun if took else None)
     observed = site.observe(lease.holder)
     if observed.role == "standby":
         why = f"{lease.holder} holds the lease and is still a standby: a failover to it is half done"
         raise Refused(why, hint="fab failover")
     promotion = Promotion(site, lease.holder, lease, site.service(lease.holder), observed)
     # A restore that took its lease already goes on with it; a new one takes the next.
-    promotion.epoch = lease.epoch if _took(site, lease) else lease.epoch + 1
-    resumed = _resumed(site, promotion, moment)
+    promotion.epoch = lease.epoch if took else lease.epoch + 1
+    resumed = begun.context if begun and _is_this(begun, promotion, moment) else None
     work = Restoration(promotion, source, moment, fenced=_needs_fence(promotion, resumed))
     if work.in_place() and resumed is None:
         why = f"the databases on {lease.holder} belong to no epoch: another restore is half done there"
@@ -61,7 +63,6 @@ def restore(
     confirm(site, work.warning(), yes, ask)
     journal = site.journal(NAME)
     promotion.run_id = journal.run_id
-    took = _took(site, lease)
     context = {
         "host": lease.holder,
         "at": moment,
@@ -140,22 +141,10 @@ class Restoration:
                 would=f"take epoch {epoch}",
             ),
             Step("data is verified", until=promotion.data_verified, within=0, peek=_later, hint="fab restore --at"),
-            Step(
-                f"{service} runs as primary on {self.host}, epoch {epoch}",
-                until=promotion.started,
-                do=promotion.start,
-                within=START_S,
-                would=f"start {service} there, and Litestream on epoch {epoch}'s prefix",
-            ),
+            serve_step(promotion, again="fab restore"),
             traffic_step(promotion),
             outside_step(promotion),
-            Step(
-                "reprotection is under way",
-                until=promotion.reprotecting,
-                do=promotion.reprotect,
-                within=60,
-                would=f"make {promotion.old.name} follow epoch {epoch}",
-            ),
+            reprotect_step(promotion),
         ]
         # To a time: most of the work is done while the service goes on.  To the end: the end must stand still first.
         ordered = [beside, *steps] if self.moment else steps
@@ -222,44 +211,25 @@ def _later() -> Finding:
     return Finding.failed("only restored data can be verified")
 
 
-def _source(site: Site, lease: Lease, moment: str | None) -> int:
-    return lease.epoch if moment is None else epoch_at(site, lease.epoch, datetime.fromisoformat(moment))
+def _source(site: Site, lease: Lease, moment: str | None, begun: Begun | None) -> int:
+    """The epoch to restore from.  ``begun``: our unfinished restore that took the lease; Refused if to another time."""
+    if begun is None:
+        return lease.epoch if moment is None else epoch_at(site, lease.epoch, datetime.fromisoformat(moment))
+    at = begun.context.get("at")
+    if at != moment:
+        what = f"fab restore --at '{at}'" if at else "fab restore"
+        raise Refused(f"a restore to another time is half done on {lease.holder}: finish it first", hint=what)
+    return int(begun.context["source_epoch"])
 
 
-def _unfinished(site: Site) -> dict[str, object] | None:
-    path = unfinished(site.journals, NAME)
-    lines = read_lines(path) if path else []
-    return {**lines[0]["evidence"], "run_id": lines[0]["run_id"]} if lines else None
+def _is_this(begun: Begun, promotion: Promotion, moment: str | None) -> bool:
+    """Databases without an epoch are our unfinished restore's own, if it is this one."""
+    context = begun.context
+    return (context["host"], context["at"], context["epoch"]) == (promotion.new.name, moment, promotion.epoch)
 
 
-def _took(site: Site, lease: Lease) -> bool:
-    """Did our unfinished restore take this very lease?"""
-    context = _unfinished(site)
-    return context is not None and lease.run_id in (context["run_id"], context.get("lease_run_id"))
-
-
-def _resumed(site: Site, promotion: Promotion, moment: str | None) -> dict[str, object] | None:
-    """The context of our unfinished restore, if it is this one: databases without an epoch are its own then."""
-    context = _unfinished(site)
-    wanted = (promotion.new.name, moment, promotion.epoch)
-    if context is None or (context["host"], context["at"], context["epoch"]) != wanted:
-        return None
-    return context
-
-
-def _needs_fence(promotion: Promotion, resumed: dict[str, object] | None) -> bool:
+def _needs_fence(promotion: Promotion, resumed: Mapping[str, Any] | None) -> bool:
     """A holder of the lease that never served its epoch is a failover half done: the other host may still serve."""
     if resumed is not None:
         return bool(resumed.get("fenced"))
     return promotion.observed.live_epoch != promotion.lease.epoch
-
-
-def _begun(site: Site, lease: Lease, moment: str | None) -> int | None:
-    """The source epoch of our unfinished restore, when this one resumes it; Refused when it is for another time."""
-    context = _unfinished(site)
-    if context is None or not _took(site, lease):
-        return None
-    if context.get("at") != moment:
-        what = f"fab restore --at '{context['at']}'" if context.get("at") else "fab restore"
-        raise Refused(f"a restore to another time is half done on {lease.holder}: finish it first", hint=what)
-    return int(str(context["source_epoch"]))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lifeline.errors import BadInput, DataBad, StepFailed, Unavailable, Unproven
-from lifeline.journal import Journal, redact, unfinished
-from lifeline.model import Finding, Verdict
+from lifeline.journal import Begun, Journal, redact, unfinished
+from lifeline.model import Finding, Lease, Verdict
 from lifeline.runbook import Runbook, Step, check_waivers
 from tests.unit.world import FakeClock
 
@@ -140,9 +140,9 @@ def test_unknown_after_acting_is_polled_and_then_unproven(clock: FakeClock, jour
 
 def test_a_kill_leaves_a_journal_without_a_last_line(clock: FakeClock, tmp_path: Path) -> None:
     journal = Journal.start(tmp_path, "failover", clock=clock)
-    journal.write("run started", Verdict.PASS, clock.utc(), 0, {})
+    journal.write("run started", Verdict.PASS, clock.utc(), 0, {"target": "b"})
     journal.write("a", Verdict.PASS, clock.utc(), 0, {})
-    assert unfinished(tmp_path, "failover") == journal.path
+    assert unfinished(tmp_path, "failover") == Begun(journal.run_id, {"target": "b"})
     with journal.path.open("a") as file:
         file.write('{"torn')
     assert len(journal.read()) == 2
@@ -150,6 +150,12 @@ def test_a_kill_leaves_a_journal_without_a_last_line(clock: FakeClock, tmp_path:
     done = Journal.start(tmp_path, "failover", clock=clock)
     book(clock).run(done)
     assert unfinished(tmp_path, "failover") is None
+
+
+@pytest.mark.parametrize(("taken_by_run", "took"), [("mine", True), ("resumed", True), ("another", False)])
+def test_a_run_knows_the_lease_that_it_or_the_run_it_resumed_took(taken_by_run: str, took: bool) -> None:
+    begun = Begun("mine", {"lease_run_id": "resumed"})
+    assert begun.took(Lease("genesis", "b", 2, 30, 5, 0, "operator:x", taken_by_run)) is took
 
 
 def test_the_journal_keeps_no_secrets_and_is_private(tmp_path: Path, clock: FakeClock) -> None:
