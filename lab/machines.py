@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from lab.processes import Group, spawn, wait_until
 SHUTDOWN_S = 20.0
 _SNAPSHOT = "snapshot:"
 # systemd of Debian 13 refuses a cgroup-v1 layout, which nspawn would choose on a hybrid host.
+_BOOT = Path(__file__).with_name("boot.py")
 _NSPAWN_ENV = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
@@ -222,6 +224,7 @@ def forget(pattern: str = f"{network.PREFIX}d*") -> None:
 def _nspawn(droplet_id: int, root: Path) -> list[str]:
     namespace = network.namespace_of(droplet_id)
     return [
+        *[sys.executable, "-I", "-S", str(_BOOT)],
         "systemd-nspawn",
         "--quiet",
         "--boot",
@@ -239,15 +242,15 @@ def _nspawn(droplet_id: int, root: Path) -> list[str]:
 
 
 def _leader(group: Group) -> int | None:
-    """The nspawn process that was started, as opposed to what it started."""
-    pids = group.pids()
-    for pid in pids:
+    """The nspawn process that was started, as opposed to those it started: init's signals go through it."""
+    parents: dict[int, int] = {}
+    for pid in group.pids():
         with contextlib.suppress(OSError):
             status = Path(f"/proc/{pid}/stat").read_text()
             comm, _, rest = status.partition("(")[2].rpartition(")")
-            if comm.startswith("systemd-nspawn") and int(rest.split()[1]) not in pids:
-                return pid
-    return None
+            if comm.startswith("systemd-nspawn"):
+                parents[pid] = int(rest.split()[1])
+    return next((pid for pid, parent in parents.items() if parent not in parents), None)
 
 
 def _has_init(group: Group) -> bool:

@@ -67,6 +67,23 @@ def test_shutdown_lets_services_end(hosts: Bench, host: MachineSpec) -> None:
     assert hosts.answer(host, "ls", "/stopped-cleanly")
 
 
+def test_a_reboot_from_inside_comes_back_with_its_disk(hosts: Bench, host: MachineSpec) -> None:
+    def boot() -> str:
+        return hosts.ssh(host, "cat", "/proc/1/stat").stdout.split(")")[-1]  # holds init's start time
+
+    hosts.answer(host, "echo precious > /kept; systemctl is-active ssh")
+    before = boot()
+    hosts.ssh(host, "systemctl", "reboot")
+    eventually(lambda: boot() not in ("", before), 40, "the droplet back after its reboot")
+    hosts.wait_ready(host)
+    assert hosts.answer(host, "cat", "/kept") == "precious"
+    assert hosts.machines.status(host.id) == "active"
+    hosts.machines.shutdown(host.id)  # still one that can be asked to stop
+    assert hosts.machines.status(host.id) == "off"
+    hosts.machines.power_on(host.id)
+    hosts.wait_ready(host)
+
+
 def test_status_is_what_the_machine_does_not_what_was_asked(hosts: Bench, host: MachineSpec) -> None:
     hosts.ssh(host, "systemctl", "poweroff")
     eventually(lambda: hosts.machines.status(host.id) == "off", 30, "a droplet that powers itself off is off")
