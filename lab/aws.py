@@ -104,6 +104,11 @@ class Aws:
             log.warning("keys and policies are not enforced yet: %s", error)
             self._unenforced.set()
 
+    @property
+    def enforced(self) -> bool:
+        """Does the store know everything that IAM says?"""
+        return not self._unenforced.is_set()
+
     def enforce_soon(self) -> None:
         """The same in the background."""
         self._unenforced.set()
