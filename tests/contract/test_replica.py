@@ -115,7 +115,7 @@ def test_the_barrier_keeps_its_deadline_through_an_outage_and_recovers(site: Sit
             begun = time.monotonic()
             with pytest.raises(StepFailed):
                 barrier.wait("trades", 1.0)
-            assert time.monotonic() - begun < 2.5
+            assert time.monotonic() - begun < 5
         assert barrier.wait("trades", 30) > 0
 
 

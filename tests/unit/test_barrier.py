@@ -142,7 +142,7 @@ def test_a_caller_behind_a_sync_that_hangs_keeps_its_own_deadline() -> None:
     begun = time.monotonic()
     with pytest.raises(StepFailed):
         barrier.wait("trades", 0.2)
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < WITHIN_S / 2  # else it would be the leader's
     vault.gate.release(10)
 
 

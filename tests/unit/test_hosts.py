@@ -136,7 +136,7 @@ def test_a_deadline_is_kept(remote: SshRemote) -> None:
     begun = time.monotonic()
     with pytest.raises(Unavailable, match=r"did not finish sleep within 0\.3 s"):
         remote.run(["sleep", "5"], timeout=0.3)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 4
 
 
 def test_a_lost_connection_is_unavailable_and_opened_again(server: Server, remote: SshRemote) -> None:
@@ -170,7 +170,7 @@ def test_a_host_that_accepts_and_says_nothing_costs_seconds(tmp_path: Path, serv
         begun = time.monotonic()
         with pytest.raises(Unavailable):
             SshRemote(server.host(port=silent.getsockname()[1]), server.user_key, connect_timeout=1.0).run(["true"])
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 10  # paramiko's own patience is 15 s
 
 
 def test_several_at_once_and_one_that_is_down_hides_no_other(server: Server) -> None:

@@ -71,7 +71,7 @@ def test_a_store_that_hangs_is_given_up_in_time():
         begun = time.monotonic()
         with pytest.raises(Unavailable, match="doesn't answer"):
             store(endpoint, connect_s=0.5, read_s=0.5).put_if_absent("k", b"")
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 10  # its default is 20 s
 
 
 @pytest.mark.parametrize(
