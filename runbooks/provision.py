@@ -356,7 +356,7 @@ def install(remote: Remote, bundle: Bundle) -> None:
     next call goes on."""
     release = f"{RELEASES}/{bundle.digest}"
     if remote.run(["test", "-e", f"{release}/DIGEST"], timeout=20, check=False).code != 0:
-        incoming = f"/tmp/lifeline-{bundle.digest}.tar.gz"
+        incoming = f"lifeline-{bundle.digest}.tar.gz"  # in the operator's home: in /tmp its name would be anybody's
         remote.put(bundle.path, incoming)
         _check_sum(remote, incoming, bundle)
         fresh = f"{RELEASES}/.new-{bundle.digest}"

@@ -66,8 +66,8 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.RLock()
         self._depth = 0
+        path.touch(mode=0o600)  # it holds Spaces secrets
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
-        path.chmod(0o600)  # it holds Spaces secrets
         self._connection.execute("PRAGMA journal_mode = WAL")
         # NORMAL keeps every commit across a kill -9; only a power cut of the laptop itself may lose the last ones.
         self._connection.execute("PRAGMA synchronous = NORMAL")

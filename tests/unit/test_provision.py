@@ -160,7 +160,7 @@ def test_an_interrupted_install_leaves_the_old_release_current_and_goes_on(made:
 
 def test_a_bundle_that_arrives_damaged_is_not_unpacked(made: bundles.Bundle) -> None:
     remote = FakeRemote()
-    remote.put = lambda *_: remote.sums.update({"/tmp/lifeline-abc.tar.gz": "0" * 64})  # type: ignore[method-assign]
+    remote.put = lambda *_: remote.sums.update({"lifeline-abc.tar.gz": "0" * 64})  # type: ignore[method-assign]
     with pytest.raises(StepFailed, match="damaged"):
         provision.install(remote, made)  # type: ignore[arg-type]
     assert not any(words[0] == "tar" for words in remote.ran)
