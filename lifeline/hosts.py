@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lifeline import errors
-from lifeline.errors import LifelineError, Refused, StepFailed, Unavailable
+from lifeline.errors import BadConfig, LifelineError, Refused, StepFailed, Unavailable
 from lifeline.model import Host
 
 if TYPE_CHECKING:
@@ -251,6 +251,9 @@ def _connect(host: Host, key: Path | None, timeout: float) -> Connection:
 
     # Its threads print traces of what is told better below.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+    # Said of the key, not of the host: nobody should look for a fault there.
+    if key and not os.access(key, os.R_OK):
+        raise BadConfig(f"LIFELINE_SSH_KEY: {key} can't be read", hint="export LIFELINE_SSH_KEY=… (a private key)")
     kind, _, encoded = host.host_key.partition(" ")
     connection = Connection(
         host.address,
@@ -258,7 +261,8 @@ def _connect(host: Host, key: Path | None, timeout: float) -> Connection:
         config=Config(overrides={"load_ssh_configs": False}, lazy=True),
         connect_timeout=int(timeout),
         connect_kwargs={
-            "key_filename": [str(key)] if key else None,
+            # Fabric takes no None here.
+            **({"key_filename": [str(key)]} if key else {}),
             "look_for_keys": key is None,
             "allow_agent": key is None,
             "banner_timeout": timeout,

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from lifeline.errors import DataBad, LifelineError, Refused, StepFailed, Unavailable
+from lifeline.errors import BadConfig, DataBad, LifelineError, Refused, StepFailed, Unavailable
 from lifeline.hosts import Hosts, Result, SshRemote, local, read_answer
 from lifeline.model import Host
 
@@ -155,6 +155,24 @@ def test_a_key_that_is_not_let_in(server: Server, tmp_path: Path) -> None:
     ed25519(tmp_path / "stranger")
     with pytest.raises(Unavailable, match="refuses our key"):
         SshRemote(server.host(), tmp_path / "stranger").run(["true"])
+
+
+def test_without_a_key_the_operator_s_own_is_tried(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    (tmp_path / ".ssh").mkdir()
+    server.user_key.rename(tmp_path / ".ssh" / "id_ed25519")
+    remote = SshRemote(server.host(), None)
+    assert remote.run(["echo", "in"]).text == "in\n"
+    remote.close()
+
+
+def test_a_key_that_is_not_there_is_no_fault_of_the_host(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match=r"LIFELINE_SSH_KEY: .*nowhere can't be read") as caught:
+        SshRemote(server.host(), tmp_path / "nowhere").run(["true"])
+    assert "LIFELINE_SSH_KEY" in caught.value.hint and server.connections == 0
 
 
 def test_nobody_listens(server: Server) -> None:
