@@ -3,8 +3,8 @@
 A Litestream path needs its oldest snapshot until the last increment on it, and a restic repository needs its packs,
 its keys and its configuration for as long as any snapshot refers to them. An age rule on either makes everything
 above the expired object unrestorable, with no error until the day of the restore. So objects expire by age only where
-each stands for itself; replicas are pruned by whole epochs and snapshots by `restic forget --keep-within`, both to
-the same `retentionDays`, by the tools that know what refers to what.
+each stands for itself. The rest is for the tools that know what refers to what: Litestream within an epoch, `restic
+forget --keep-within` for snapshots; an epoch can only go as a whole.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def start_standby(config: Config, supervisor: Supervisor, epoch: int) -> dict[st
     if role.role == "primary" and role.epoch >= epoch:
         raise Refused(
             f"{config.name} is primary of epoch {role.epoch}; it can't follow epoch {epoch}",
-            hint="fab switchover, to give up the role",
+            hint="fab status; fab failover to the other host takes the role from this one",
         )
     supervisor.stop_all([*followers, "litestream", service.name], within=service.stop_within_s + 40)
     write_file(layout.follower_yml, data.render(config, epoch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
@@ -79,6 +80,39 @@ def test_hints_name_make_targets_that_exist() -> None:
     hints = {word for file in sources for word in re.findall(r"hint=f?\"[^\"]*\bmake ([a-z][a-z-]*)", file.read_text())}
     assert hints
     assert hints <= make_targets()
+
+
+SOURCES = [
+    *(
+        file
+        for room in ("lifeline", "runbooks", "lab", "infra", "services", "toolchain")
+        for file in (PROJECT / room).rglob("*.py")
+    ),
+    *(PROJECT / name for name in ("fabfile.py", "Makefile", "pyproject.toml")),
+    *sorted((PROJECT / "stacks").glob("*.yaml")),
+]
+
+
+def test_documents_named_in_code_exist() -> None:
+    named = {(file.name, name) for file in SOURCES for name in re.findall(r"\bdocs/[\w./-]+\.md", file.read_text())}
+    assert named
+    assert not [pair for pair in named if not (PROJECT / pair[1]).is_file()]
+
+
+def hints_of(file: Path) -> Iterator[str]:
+    """What the errors and steps of a module tell an operator to type."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "hint":
+            yield from (
+                part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            )
+
+
+def test_hints_name_fab_verbs_that_exist(verbs: set[str]) -> None:
+    hints = {word for file in SOURCES if file.suffix == ".py" for text in hints_of(file) for word in FAB.findall(text)}
+    assert "failover" in hints
+    assert hints <= verbs, f"not in fab --list: {sorted(hints - verbs)}"
 
 
 def test_readme_shows_the_two_commands() -> None:
