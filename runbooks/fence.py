@@ -30,7 +30,11 @@ class KeyProof(Protocol):
 
 @dataclass
 class Fence:
-    """The ladder for one old primary.  ``taken_at``: when, on our clock, we first saw the lease gone from it."""
+    """The ladder for one old primary.  ``taken_at``: when, on our clock, we first saw the lease gone from it.
+
+    ``held_s``: ttl + margin of the lease it held, as far as is known: it stops itself by that one, whatever policy has
+    become since.
+    """
 
     inventory: Inventory
     old: Host
@@ -38,11 +42,17 @@ class Fence:
     key_refused: KeyProof
     clock: Clock
     taken_at: Callable[[], float | None]
+    held_s: float = 0.0
     _asked: set[str] = field(default_factory=set)
     _droplet: str = ""
 
     def __post_init__(self) -> None:
         self._droplet = self.old.droplet_id
+
+    @property
+    def window_s(self) -> float:
+        """How long after the lease was taken from it the old primary has certainly stopped itself."""
+        return max(self.held_s, self.inventory.policy.self_fence_s)
 
     def proven(self) -> Finding:
         """Look at the rungs that policy names; changes nothing."""
@@ -62,7 +72,7 @@ class Fence:
         words = {
             "power-off": f"power off {self.old.name} (droplet {self.old.droplet_id}) through the cloud's API",
             "vault-key": f"delete the vault key of {self.old.name}",
-            "self-fence": f"wait {self.inventory.policy.self_fence_s:g} s for {self.old.name} to stop itself",
+            "self-fence": f"wait {self.window_s:g} s for {self.old.name} to stop itself",
         }
         alternatives = [" and ".join(words[name] for name in sorted(a)) for a in self.inventory.policy.alternatives()]
         return "; or else ".join(alternatives)
@@ -87,7 +97,7 @@ class Fence:
             return
 
     def _await(self, alternative: frozenset[str]) -> bool:
-        patience = RUNG_S + (self.inventory.policy.self_fence_s if "self-fence" in alternative else 0.0)
+        patience = RUNG_S + (self.window_s if "self-fence" in alternative else 0.0)
         end = self.clock.monotonic() + patience
         while True:
             verdicts = {self._look(name).verdict for name in alternative}
@@ -124,7 +134,7 @@ class Fence:
 
     def _window(self) -> Finding:
         """No clocks are compared: the window begins when this very process saw the lease gone from the old primary."""
-        taken, window = self.taken_at(), self.inventory.policy.self_fence_s
+        taken, window = self.taken_at(), self.window_s
         if taken is None:
             return Finding.failed("the lease has not been taken yet", window_s=window)
         passed = self.clock.monotonic() - taken
@@ -143,6 +153,7 @@ def fence_of(promotion: Promotion) -> Fence:
         key_refused=site.vault.key_refused,
         clock=site.clock,
         taken_at=lambda: promotion.taken_at,
+        held_s=promotion.lease.ttl_s + promotion.lease.margin_s,
     )
 
 
@@ -152,7 +163,7 @@ def fence_step(fence: Fence) -> Step:
         f"old primary {fence.old.name} is fenced",
         until=fence.proven,
         do=fence.climb,
-        within=2 * RUNG_S + fence.inventory.policy.self_fence_s,
+        within=2 * RUNG_S + fence.window_s,
         would=fence.would(),
         waiver=WAIVE_FENCE,
         hint=f"power {fence.old.name} off in the cloud's console, then the same command again",

@@ -196,6 +196,16 @@ def test_killed_after_any_action_of_the_other_ladder(world: World, crash_after: 
     assert dict(world.actions) == dict.fromkeys(KEY_ACTIONS, 1)
 
 
+@pytest.mark.parametrize("held_ttl_s", [300, 5])
+def test_the_self_fence_window_is_that_of_the_lease_that_was_held(world: World, held_ttl_s: float) -> None:
+    """Policy was changed since: the old primary stops itself by the lease it has, nobody told it of another."""
+    policy(world, "self-fence")
+    assert world.lease is not None
+    world.lease = replace(world.lease, ttl_s=held_ttl_s)
+    run(world)
+    assert world.clock.now >= max(held_ttl_s + 5, 35)
+
+
 def test_bad_data_is_not_served(world: World) -> None:
     world.bad_data = True
     with pytest.raises(DataBad, match="debits equal credits"):
