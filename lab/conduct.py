@@ -1,4 +1,6 @@
-"""The commands of a drill, run as an operator would type them: logged in full, shown in short. The record of steps."""
+"""How a drill is conducted: commands as an operator would type them, logged in full and shown in short; the record of
+steps; signals.
+"""
 
 from __future__ import annotations
 
@@ -182,3 +184,28 @@ def say(text: str) -> None:
         print(text, flush=True)
     except (OSError, ValueError):
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the rest of the process
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """SIGTERM ends a drill as Ctrl-C does: in order."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """A second Ctrl-C must not stop the tearing down half way."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,21 +6,18 @@ the runbook nothing but what those confirm.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import shutil
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lab import environment, lifecycle, report, scenarios
-from lab.conduct import Command, Record, everything, pulumi_progress, say
+from lab.conduct import Command, Record, ending_in_order, everything, pulumi_progress, say, undisturbed
 from lab.machines import NspawnMachines
 from lab.outsiders import CHECKOUT, Client, DnsWatcher, Exchange, poll, survivors
 from lab.scenarios import Scenario
@@ -315,7 +312,8 @@ class Drill:
             machines = NspawnMachines(state, image.path())
             for droplet_id in machines.ids():
                 name, root = machines.spec(droplet_id).name, machines.root(droplet_id)
-                for where in ("var/log/supervisor", "var/log/genesis", "var/log/cloud-init-output.log"):
+                of_service = [str(path).lstrip("/") for path in self.service.logs] if self.service else []
+                for where in ("var/log/supervisor", "var/log/cloud-init-output.log", *of_service):
                     _copy(root / where, self.logs / name / Path(where).name)
 
     def _command(self, name: str, argv: Sequence[str], show: Callable[[str], str | None]) -> Command:
@@ -340,38 +338,13 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM ends a drill as Ctrl-C does: in order."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C must not stop the tearing down half way."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def run(scenario: Scenario, options: Options | None = None, root: Path = CHECKOUT) -> tuple[Path, int]:
     """Hold a drill. Returns its folder (report.json, report.html, ledger, logs) and the exit code. Never raises."""
     drill = Drill(scenario, options or Options(), root)
     say(f"Drill: {scenario.title}. {scenario.story}")
     interrupted = False
     try:
-        with _signals():
+        with ending_in_order():
             drill.hold()
     except KeyboardInterrupt:
         interrupted, drill.error = True, "interrupted"
@@ -380,7 +353,7 @@ def run(scenario: Scenario, options: Options | None = None, root: Path = CHECKOU
     except Exception as error:
         drill.error = f"a defect in the drill: {error!r}"
         _note_defect(drill)
-    with _undisturbed():
+    with undisturbed():
         code = _finish(drill)
     return drill.folder, INTERRUPTED if interrupted else code
 
@@ -427,20 +400,3 @@ def main(scenario: str = "complete-failure", *, keep: bool = False, list_only: b
         print(listing())
         return 0
     return run(scenarios.named(scenario), Options(keep=keep))[1]
-
-
-def _command_line(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="drill", description="Hold a drill.")
-    parser.add_argument("--scenario", default="complete-failure")
-    parser.add_argument("--keep", action="store_true", help="leave the lab up")
-    parser.add_argument("--list", action="store_true", help="the scenarios")
-    args = parser.parse_args(argv)
-    try:
-        return main(args.scenario, keep=args.keep, list_only=args.list)
-    except LifelineError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(_command_line(sys.argv[1:]))

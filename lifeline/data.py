@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from lifeline import proc, replica
 from lifeline.errors import DataBad, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, read_data, read_json, sync_directory, write_data, write_file
-from lifeline.model import Finding, Verdict, replica_prefix
+from lifeline.model import Finding, Verdict
 from lifeline.service import Database
 from lifeline.verify import Check, connect, rows, verify_database, worst
 
@@ -58,7 +58,9 @@ def find_target(config: Config, vault: Vault, epoch: int) -> Target:
     service = config.service
     for candidate in range(epoch, 0, -1):
         txids = {
-            database.name: replica.newest_txid(vault.keys(replica_prefix(service.name, candidate, database.name) + "/"))
+            database.name: replica.newest_txid(
+                vault.keys(replica.replica_prefix(service.name, candidate, database.name) + "/")
+            )
             for database in service.databases
         }
         missing = sorted(name for name, txid in txids.items() if txid == 0)

@@ -390,15 +390,6 @@ def _copy(at: At) -> Copy:
     )
 
 
-def replica_prefix(service: str, epoch: int, database: str) -> str:
-    """The replica's place in the vault.
-
-    >>> replica_prefix("genesis", 3, "trades")
-    'replica/genesis/epoch-0003/trades'
-    """
-    return f"replica/{service}/epoch-{epoch:04d}/{database}"
-
-
 def _load(document: str | bytes | Mapping[str, Any], source: str) -> Any:
     if isinstance(document, Mapping):
         return document

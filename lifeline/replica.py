@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifeline.errors import StepFailed
-from lifeline.model import replica_prefix
 from lifeline.service import Database
 
 CONTROL_SOCKET = Path("/run/lifeline/litestream.sock")
@@ -45,6 +44,11 @@ class Destination:
 def epoch_prefix(service: str, epoch: int) -> str:
     """`replica/genesis/epoch-0003/`: everything one promotion wrote."""
     return f"replica/{service}/epoch-{epoch:04d}/"
+
+
+def replica_prefix(service: str, epoch: int, database: str) -> str:
+    """`replica/genesis/epoch-0003/trades`: one database's replica of one epoch."""
+    return f"{epoch_prefix(service, epoch)}{database}"
 
 
 def txid_of(key: str) -> int | None:

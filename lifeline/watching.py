@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from lifeline import replica
-from lifeline.model import replica_prefix
 
 # A follower that has applied nothing yet is restoring; large databases take minutes.
 FIRST_RESTORE_S = 1800.0
@@ -73,7 +72,7 @@ def lag(
     Under load a follower is always some 0.1 s behind, so one that is behind gets a moment to prove it is only that.
     """
     begun = applied()
-    prefix = f"{replica_prefix(service, epoch, database)}/ltx/0/"
+    prefix = f"{replica.replica_prefix(service, epoch, database)}/ltx/0/"
     # "~" sorts behind everything in a name: the first key wanted is that of the next transaction.
     newest = replica.newest_txid(vault.keys(prefix, after=f"{prefix}{replica.format_txid(begun)}~" if begun else ""))
     found = Position(applied(), max(newest, begun))

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from lifeline.errors import DataBad
+from lifeline.replica import epoch_prefix
 from runbooks.site import Site
 
 
@@ -29,8 +30,7 @@ def newest_backup(site: Site) -> dict[str, Any] | None:
 def epoch_at(site: Site, newest: int, moment: datetime) -> int:
     """The epoch that was being written at ``moment``: the newest one begun before it; 1 at least."""
     for epoch in range(newest, 1, -1):
-        prefix = f"replica/{site.inventory.service}/epoch-{epoch:04d}/"
-        written = [modified for _, modified in site.vault.keys(prefix)]
+        written = [modified for _, modified in site.vault.keys(epoch_prefix(site.inventory.service, epoch))]
         if written and min(written) <= moment:
             return epoch
     return 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lifeline.errors import BadConfig
-from lifeline.model import FailoverPolicy, Inventory, Lease, Observation, replica_prefix
+from lifeline.model import FailoverPolicy, Inventory, Lease, Observation
 from lifeline.schema import At
 from tests.unit.world import NEW, OLD, inventory_json
 
@@ -121,10 +121,6 @@ def test_an_observation_knows_what_it_does_not_know() -> None:
     assert Observation.from_json({**OBSERVED, "databases": []}).lag_s is None
     with pytest.raises(BadConfig, match='role: "boss" is not allowed; one of: primary, standby, none'):
         Observation.from_json({**OBSERVED, "role": "boss"})
-
-
-def test_the_replica_prefix_holds_the_epoch() -> None:
-    assert replica_prefix("genesis", 12, "trades") == "replica/genesis/epoch-0012/trades"
 
 
 def test_a_cursor_tells_a_number_from_a_flag() -> None:

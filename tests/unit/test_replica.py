@@ -97,3 +97,8 @@ def test_restore_answer() -> None:
     assert replica.parse_restore(text) == replica.Restored(26, 1.5)
     with pytest.raises(StepFailed):
         replica.parse_restore("nothing")
+
+
+def test_a_prefix_holds_the_epoch() -> None:
+    assert replica.replica_prefix("genesis", 12, "trades") == "replica/genesis/epoch-0012/trades"
+    assert replica.epoch_prefix("genesis", 12) == "replica/genesis/epoch-0012/"
