@@ -18,15 +18,17 @@ from invoke.tasks import task
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from lifeline.errors import LifelineError
+from lifeline.errors import BadInput, LifelineError
 
 INTERRUPTED = 130
 WAIVE_HELP = "go on without this proof; may be given several times (docs/runbooks.md lists the names)"
 TASK = {"yes": "don't ask", "dry_run": "show the plan and what is so now; change nothing", "waive": WAIVE_HELP}
 
 
-def verb(*, help: dict[str, str] | None = None, repeatable: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Any]:
-    """A task whose errors are an operator's: message, next command, exit code."""
+def verb(
+    *, help: dict[str, str] | None = None, repeatable: Sequence[str] = (), fallback: str = "fab status"
+) -> Callable[[Callable[..., Any]], Any]:
+    """A task whose errors are an operator's: message, next command (``fallback`` where it names none), exit code."""
 
     def wrap(body: Callable[..., Any]) -> Any:
         @functools.wraps(body)
@@ -34,6 +36,7 @@ def verb(*, help: dict[str, str] | None = None, repeatable: Sequence[str] = ()) 
             try:
                 body(context, *arguments, **options)
             except LifelineError as error:
+                error.hint = error.hint or (f"fab --help {body.__name__}" if isinstance(error, BadInput) else fallback)
                 print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
                 sys.exit(error.exit_code)
             except KeyboardInterrupt:
@@ -136,7 +139,7 @@ def drill(_: Context, scenario: str = "complete-failure", list: bool = False, ke
     sys.exit(main(scenario, keep=keep, list_only=list))
 
 
-@verb()
+@verb(fallback="fab lab.status")
 def up(_: Context) -> None:
     """Start the lab: a cloud on this machine."""
     from lab import lifecycle
@@ -144,7 +147,7 @@ def up(_: Context) -> None:
     lifecycle.up()
 
 
-@verb()
+@verb(fallback="fab lab.status")
 def down(_: Context) -> None:
     """Stop the lab; nothing is left behind."""
     from lab import lifecycle
@@ -152,7 +155,7 @@ def down(_: Context) -> None:
     lifecycle.down()
 
 
-@verb()
+@verb(fallback="fab lab.status")
 def env(_: Context) -> None:
     """What a shell needs to work against the lab: eval "$(fab lab.env)"."""
     from lab import lifecycle
@@ -160,7 +163,7 @@ def env(_: Context) -> None:
     print(lifecycle.env_script())
 
 
-@verb()
+@verb(fallback="fab lab.down")
 def lab_status(_: Context) -> None:
     """What of the lab runs."""
     from lab import lifecycle

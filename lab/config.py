@@ -12,6 +12,8 @@ import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lifeline.errors import BadConfig
+
 LAB_NET = "198.18.0.0/15"
 
 CLOUD_BRIDGE = "ll-cloud"
@@ -161,7 +163,11 @@ class LabConfig:
 
     @classmethod
     def load(cls, file: Path) -> LabConfig:
-        raw = json.loads(file.read_text())
+        """The lab that is up; BadConfig when none is."""
+        try:
+            raw = json.loads(file.read_text())
+        except FileNotFoundError:
+            raise BadConfig(f"no lab is up in {file.parent}", hint="fab lab.up") from None
         return cls(
             state=Path(raw["state"]),
             token=raw["token"],

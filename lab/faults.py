@@ -16,7 +16,7 @@ from lab import config, network
 from lab.config import LabConfig
 from lab.machines import NspawnMachines, group_of
 from lab.processes import Group
-from lifeline.errors import BadInput
+from lifeline.errors import BadInput, LifelineError
 from toolchain import image
 
 # Everything a region can be cut off from, beside the other regions. A place is a set of addresses.
@@ -170,14 +170,32 @@ def all_faults() -> dict[str, Callable[..., None]]:
     return {name: f for name, f in public.items() if f.__module__ == __name__ and name not in ("all_faults", "main")}
 
 
+def _usage(name: str, fault: Callable[..., None]) -> str:
+    parameters = inspect.signature(fault).parameters.values()
+    words = [
+        p.name.strip("_").upper() if p.default is p.empty else f"[{p.name.strip('_').upper()}]" for p in parameters
+    ]
+    return " ".join([name, *words])
+
+
 def main(argv: list[str]) -> int:
     """Inject one fault from the command line."""
     faults = all_faults()
     if not argv or argv[0] not in faults:
         for name, fault in faults.items():
-            print(f"{name}{inspect.signature(fault)}\n    {(fault.__doc__ or '').splitlines()[0]}")
+            print(f"{_usage(name, fault)}\n    {(fault.__doc__ or '').splitlines()[0]}")
         return 0 if not argv else BadInput.exit_code
-    faults[argv[0]](*argv[1:])
+    name, *arguments = argv
+    try:
+        inspect.signature(faults[name]).bind(*arguments)
+    except TypeError:
+        print(f"usage: python -m lab.faults {_usage(name, faults[name])}", file=sys.stderr)
+        return BadInput.exit_code
+    try:
+        faults[name](*arguments)
+    except LifelineError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
     print(json.dumps({"fault": argv[0], "arguments": argv[1:]}))
     return 0
 

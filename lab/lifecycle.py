@@ -18,7 +18,7 @@ from lab.machines import NspawnMachines, forget, group_of
 from lab.processes import Group, groups, remove_all
 from lab.providers import choice
 from lab.servers import Server, tidy
-from lifeline.errors import BadConfig, LifelineError, Refused, StepFailed, Unavailable
+from lifeline.errors import LifelineError, Refused, StepFailed, Unavailable
 from toolchain import apt, image, pulumi
 
 Say = Callable[[str], None]
@@ -255,10 +255,7 @@ def _remove_state(state: Path, *, keep_logs: bool) -> None:
 
 
 def _running() -> LabConfig:
-    file = config.state_dir() / "lab.json"
-    if not file.exists():
-        raise BadConfig(f"no lab is up in {config.state_dir()}", hint="fab lab.up")
-    return LabConfig.load(file)
+    return LabConfig.load(config.state_dir() / "lab.json")
 
 
 def _refuse_another_lab() -> None:

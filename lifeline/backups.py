@@ -137,7 +137,7 @@ def normalise_time(text: str | None) -> str | None:
         ) from None
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     if at > datetime.now(UTC):
-        raise BadInput(f'"{text}" is in the future')
+        raise BadInput(f'"{text}" is in the future', hint="leave --at out for the newest state")
     return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 

@@ -223,7 +223,9 @@ def local(
             list(argv), input=input, capture_output=True, timeout=timeout, env=env, cwd=cwd, check=False
         )
     except FileNotFoundError as error:
-        raise Unavailable(f"{argv[0]} is not installed here") from error
+        raise Unavailable(
+            f"{argv[0]} is not installed here", hint=f'put {argv[0]} on PATH; for the lab: eval "$(fab lab.env)"'
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"{argv[0]} did not finish within {timeout:g} s") from error
     return Result(tuple(argv), done.returncode, done.stdout, done.stderr)

@@ -45,7 +45,10 @@ def stack_name(root: Path) -> str:
     if len(cached) == 1:
         return cached[0]
     problem = f"stacks here: {', '.join(cached)}" if cached else "no stack has been used here"
-    raise BadConfig(f"which stack? LIFELINE_STACK isn't set ({problem})", hint="export LIFELINE_STACK=lab")
+    raise BadConfig(
+        f"which stack? LIFELINE_STACK isn't set ({problem})",
+        hint='for the lab: eval "$(fab lab.env)"; else export LIFELINE_STACK=…',
+    )
 
 
 def folder(root: Path, stack: str) -> Path:

@@ -158,7 +158,9 @@ class Runbook:
             finding = self._pursue(step, begun, waive, acted)
         except BaseException as error:
             seconds = self.clock.monotonic() - begun
-            self._say(f"FAIL {seconds:.1f} s")
+            self._say(f"{'interrupted' if isinstance(error, KeyboardInterrupt) else 'FAIL'} {seconds:.1f} s")
+            if isinstance(error, LifelineError):
+                error.hint = error.hint or step.hint
             broken = Result(step, Verdict.FAIL, seconds, Finding.failed(_words(error)), acted.done)
             self._record(journal, broken, started)
             raise
@@ -258,7 +260,8 @@ def _stop(step: Step, finding: Finding, error: LifelineError | None) -> Lifeline
         return Unproven(f"not known whether {step.name}{because}{waiver}", hint=step.hint)
     if error is not None:
         return Unavailable(f"{step.name}: no{because}; {error.message}", hint=step.hint or error.hint)
-    return StepFailed(f"not so within {step.within:g} s: {step.name}{because}", hint=step.hint)
+    waited = f" within {step.within:g} s" if step.within else ""
+    return StepFailed(f"not so{waited}: {step.name}{because}", hint=step.hint)
 
 
 def _words(error: BaseException) -> str:

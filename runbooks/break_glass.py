@@ -18,7 +18,7 @@ from lifeline.model import Host, StoreRef
 def renew(*, from_vault: bool = False, from_host: str = "", host_key: str = "") -> Loaded:
     """Load the inventory from where it was asked for (default: Pulumi) and cache it."""
     if from_vault and from_host:
-        raise BadInput("--from-vault or --from-host, not both")
+        raise BadInput("--from-vault or --from-host, not both", hint="fab --help inventory")
     root = inventories.project_root()
     stack = inventories.stack_name(root)
     if from_vault:
@@ -48,7 +48,9 @@ def _from_vault(stack: str) -> Loaded:
     store = open_store(StoreRef(bucket, region, endpoint, False), key_from_environment("SPACES"))
     sealed = find(store, inventories.sealed_key(stack))
     if sealed is None:
-        raise Unavailable(f"{store.where} holds no {inventories.sealed_key(stack)}")
+        raise Unavailable(
+            f"{store.where} holds no {inventories.sealed_key(stack)}", hint="fab inventory --from-host ADDRESS"
+        )
     return inventories.from_sealed(sealed.body, lambda body: unseal(body, _passphrase()))
 
 
@@ -56,8 +58,12 @@ def _from_host(address: str, host_key: str) -> Loaded:
     """Any host of the site.  Its copy holds that host's own secrets only: enough for every runbook but `vault-key`."""
     from lifeline.hosts import connect
 
-    if not host_key:
-        raise BadInput("--host-key is missing: without a pinned key anybody could answer", hint="see docs/runbooks.md")
+    if not host_key.startswith("ssh-ed25519 "):
+        given = "isn't one" if host_key else "is missing"
+        raise BadInput(
+            f"--host-key {given}: without a pinned key anybody could answer",
+            hint=f'fab inventory --from-host {address} --host-key "ssh-ed25519 AAAA…"',
+        )
     user = os.environ.get("LIFELINE_USER", "operator")
     host = Host(address, "primary", "", "", address, "", address, user, host_key, None, None, None)
     remote = connect(host)

@@ -9,6 +9,7 @@ restore.
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import os
@@ -233,13 +234,12 @@ class Provisioning:
 
     def take_lease(self) -> None:
         inventory = self.site.inventory
-        user = os.environ.get("USER") or "unknown"
         claim = Claim(
             service=inventory.service,
             holder=inventory.home_primary.name,
             ttl_s=inventory.policy.lease_ttl_s,
             margin_s=inventory.policy.lease_margin_s,
-            taken_by=f"operator:{user}",
+            taken_by=f"operator:{getpass.getuser()}",
             run_id="provision",
         )
         self._lease().take(claim, over=0)

@@ -65,9 +65,8 @@ def render(found: dict[str, Any]) -> str:
         lines.append(f"lease    {lease['holder']}, epoch {lease['epoch']}, taken by {lease['taken_by']}{free}")
     record = found["traffic"]["record"]
     where = f"not known: {record['error']}" if "error" in record else f"{record['address']}, TTL {record['ttl']} s"
-    lines.append(
-        f"traffic  {found['traffic']['name']} -> {where}; resolves to {found['traffic']['resolves_to'] or '?'}"
-    )
+    resolved = ", ".join(found["traffic"]["resolves_to"]) or "nothing"
+    lines.append(f"traffic  {found['traffic']['name']} -> {where}; resolves to {resolved}")
     lines.extend(_line(host) for host in found["hosts"])
     if backup is None:
         lines.append("backup   none: fab backup")

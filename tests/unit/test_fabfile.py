@@ -11,7 +11,7 @@ from invoke.context import Context
 from invoke.parser import Parser
 
 import fabfile
-from lifeline.errors import LifelineError, Refused
+from lifeline.errors import BadInput, LifelineError, Refused, StepFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = {"backup", "drill", "failover", "inventory", "provision", "reprotect", "restore", "status", "validate"}
@@ -45,6 +45,16 @@ def test_errors_end_with_the_next_command(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err.endswith("Refused: it is primary already\n  next: fab status\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "following"), [(BadInput("no such host"), "fab --help broken"), (StepFailed("it broke"), "fab status")]
+)
+def test_an_error_that_names_no_next_command_gets_one(
+    error: LifelineError, following: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(error)
+    assert capsys.readouterr().err.endswith(f"\n  next: {following}\n")
+
+
 def test_an_interrupt_and_a_defect() -> None:
     assert failing(KeyboardInterrupt()) == 130
     assert failing(ZeroDivisionError()) == 1
@@ -62,7 +72,7 @@ def test_from_the_shell_without_a_stack(tmp_path: Path) -> None:
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
-    assert "LIFELINE_STACK isn't set" in done.stderr and "next: export LIFELINE_STACK=lab" in done.stderr
+    assert "LIFELINE_STACK isn't set" in done.stderr and 'next: for the lab: eval "$(fab lab.env)"' in done.stderr
 
 
 @pytest.mark.parametrize("name", ["failover", "restore"])

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from lifeline import inventory as inventories
-from lifeline.errors import BadConfig, LifelineError, Unavailable
+from lifeline.errors import BadConfig, BadInput, LifelineError, Unavailable
 from lifeline.hosts import Result
 from lifeline.model import Inventory
+from runbooks import break_glass
 from tests.unit.world import inventory_json
 
 
@@ -105,3 +106,11 @@ def test_the_root_is_where_pulumi_yaml_is(tmp_path: Path) -> None:
 
 def _gone(root: Path, stack: str) -> inventories.Loaded:
     raise Unavailable("the backend is gone")
+
+
+@pytest.mark.parametrize("key", ["", "nonsense", "ssh-rsa AAAA"])
+def test_a_host_is_asked_for_the_inventory_only_with_a_key_to_pin(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELINE_STACK", "lab")
+    with pytest.raises(BadInput, match="--host-key") as caught:
+        break_glass.renew(from_host="127.0.0.1", host_key=key)
+    assert "--from-host 127.0.0.1 --host-key" in caught.value.hint

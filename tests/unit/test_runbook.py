@@ -223,3 +223,27 @@ def test_unknown_waivers_are_bad_input() -> None:
     assert check_waivers(["x"], ["x", "y"]) == {"x"}
     with pytest.raises(BadInput, match="known: x, y"):
         check_waivers(["z"], ["y", "x"])
+
+
+def test_an_error_without_a_next_command_takes_its_step_s(clock: FakeClock, journal: Journal) -> None:
+    def broken() -> Finding:
+        raise DataBad("a page is torn")
+
+    with pytest.raises(DataBad) as caught:
+        book(clock, Step("data is good", broken, hint="fab restore")).run(journal)
+    assert caught.value.hint == "fab restore"
+
+
+def test_what_is_not_waited_for_has_no_deadline_to_tell(clock: FakeClock, journal: Journal) -> None:
+    with pytest.raises(StepFailed, match=r"^not so: there is a backup: it isn't"):
+        book(clock, Step("there is a backup", World().probe, within=0)).run(journal)
+
+
+def test_an_interrupted_step_is_not_called_a_failure(clock: FakeClock, journal: Journal) -> None:
+    def interrupt() -> Finding:
+        raise KeyboardInterrupt
+
+    runbook = book(clock, Step("it holds", interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        runbook.run(journal)
+    assert isinstance(runbook.out, io.StringIO) and "it holds … interrupted" in runbook.out.getvalue()
