@@ -288,6 +288,11 @@ def _connect(host: Host, key: Path | None, timeout: float) -> Connection:
     except paramiko.AuthenticationException as error:
         raise Unavailable(f"{host.name} refuses our key for {host.user}", hint="check LIFELINE_SSH_KEY") from error
     except (paramiko.SSHException, EOFError, OSError) as error:
+        if "No authentication methods" in str(error):
+            raise BadConfig(
+                "no SSH key to log in with: LIFELINE_SSH_KEY isn't set, and neither agent nor ~/.ssh has one",
+                hint="export LIFELINE_SSH_KEY=… (a private key)",
+            ) from error
         raise Unavailable(f"{host.name} ({host.address}) can't be reached over SSH: {_why(error)}") from error
     connection.client.get_transport().set_keepalive(KEEPALIVE_S)
     return connection
@@ -331,4 +336,5 @@ def _drain(channel: paramiko.Channel, receive: Callable[[int], bytes], deadline:
 
 
 def _why(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    # paramiko's own OSError has no number, and says so: "[Errno None] Unable to connect …".
+    return str(error).removeprefix("[Errno None] ") or type(error).__name__

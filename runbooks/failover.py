@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from lifeline import decide
 from lifeline.decide import Action, Candidate, Decision, View
-from lifeline.errors import BadInput, LifelineError, Refused, Unavailable, Unproven
+from lifeline.errors import BadConfig, BadInput, LifelineError, Refused, Unavailable, Unproven
 from lifeline.journal import unfinished
 from lifeline.model import Finding, Host, Lease, Observation
 from lifeline.runbook import Outcome, Runbook, Step, check_waivers
@@ -81,6 +81,8 @@ def prepare(
         observed = site.observe(choice.target)
         service = described.result()
         candidate = Candidate(choice.target, "", observed.role, observed.lag_s, observed.follower_stalled)
+    except BadConfig:
+        raise  # our own fault, not the target's
     except LifelineError as error:
         candidate = Candidate(choice.target, problem=error.message)
     decision = _go_on(decide.admit(candidate, choice, site.inventory.policy, waived))

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lifeline.errors import BadInput, DataBad, LifelineError, Refused, Unavailable, Unproven
+from lifeline.errors import BadConfig, BadInput, DataBad, LifelineError, Refused, Unavailable, Unproven
 from lifeline.journal import read_lines
 from runbooks.failover import failover
-from tests.unit.world import NEW, OLD, HostState, Killed, World
+from tests.unit.world import NEW, OLD, FakeRemote, HostState, Killed, World
 
 ACTIONS = ["lease", "power-off", "finalize", "start-primary", "record"]
 
@@ -260,3 +260,13 @@ def test_a_vault_that_is_down_does_not_fail_the_run(world: World) -> None:
 def test_unknown_waivers_are_refused(world: World) -> None:
     with pytest.raises(BadInput, match="unfenced-primary"):
         run(world, waive=("everything",))
+
+
+def test_a_missing_key_of_ours_is_not_blamed_on_the_target(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keyless(*_: object, **__: object) -> None:
+        raise BadConfig("no SSH key", hint="export LIFELINE_SSH_KEY=…")
+
+    monkeypatch.setattr(FakeRemote, "verb", keyless)
+    with pytest.raises(BadConfig, match="^no SSH key"):
+        run(world)
+    assert not world.actions

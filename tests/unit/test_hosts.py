@@ -169,6 +169,15 @@ def test_without_a_key_the_operator_s_own_is_tried(
     remote.close()
 
 
+def test_without_any_key_the_operator_is_told_so(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    with pytest.raises(BadConfig, match="no SSH key to log in with"):
+        SshRemote(server.host(), None).run(["true"])
+
+
 def test_a_key_that_is_not_there_is_no_fault_of_the_host(server: Server, tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"LIFELINE_SSH_KEY: .*nowhere can't be read") as caught:
         SshRemote(server.host(), tmp_path / "nowhere").run(["true"])
@@ -178,7 +187,7 @@ def test_a_key_that_is_not_there_is_no_fault_of_the_host(server: Server, tmp_pat
 def test_nobody_listens(server: Server) -> None:
     server.listener.close()
     begun = time.monotonic()
-    with pytest.raises(Unavailable, match="can't be reached over SSH"):
+    with pytest.raises(Unavailable, match="can't be reached over SSH: Unable to connect"):
         SshRemote(server.host(port=1), server.user_key).run(["true"])
     assert time.monotonic() - begun < 4
 
