@@ -267,6 +267,6 @@ def test_a_missing_key_of_ours_is_not_blamed_on_the_target(world: World, monkeyp
         raise BadConfig("no SSH key", hint="export LIFELINE_SSH_KEY=…")
 
     monkeypatch.setattr(FakeRemote, "verb", keyless)
-    with pytest.raises(BadConfig, match="^no SSH key"):
+    with pytest.raises(BadConfig, match=r"^no SSH key"):
         run(world)
     assert not world.actions
