@@ -127,8 +127,7 @@ def aws_provider(config: StackConfig, at_aws: bool, opts: pulumi.ResourceOptions
         region=config.offsite.region,
         s3_use_path_style=skip,
         skip_credentials_validation=skip,
-        skip_metadata_api_check=skip,
-        skip_requesting_account_id=skip,
+        skip_metadata_api_check=skip,  # the account's number is asked for even so: calls about tags carry it
         opts=opts,
     )
 

@@ -120,8 +120,13 @@ class Aws:
             authorize(request, body, action, self._state)
         except Denied as denied:
             return denied.response
+        if action == "ListServiceSpecificCredentials":
+            return no_service_credentials(request.form.get("UserName", ""), self._state)
         request.environ["wsgi.input"] = io.BytesIO(body)
-        response = Response.from_app(self._moto, request.environ, buffered=True)
+        try:
+            response = Response.from_app(self._moto, request.environ, buffered=True)
+        except NotImplementedError as missing:  # an error of the client's: no one should try again
+            return Denied("iam", "InvalidAction", f"The lab's IAM can't do this: {missing}", 400).response
         if response.status_code < 400 and not action.startswith(_READ_ONLY):
             save(self._state, self._where.directory)
             self.enforce()
@@ -169,6 +174,19 @@ def authorize(request: Request, body: bytes, action: str, state: IAMBackend) -> 
     wanted = f"{claimed.service}:{action}"
     if wanted != "sts:GetCallerIdentity" and not _allowed(wanted, user, state):
         raise Denied(claimed.service, "AccessDenied", f"User: {user.arn} is not authorized to perform: {wanted}")
+
+
+def no_service_credentials(user: str, state: IAMBackend) -> Response:
+    """The answer to ListServiceSpecificCredentials, of which moto knows nothing and AWS's provider deletes users by."""
+    if user not in {known.name for known in state.users.values()}:
+        return Denied("iam", "NoSuchEntity", f"The user with name {user} cannot be found.", 404).response
+    name = "ListServiceSpecificCredentials"
+    return Response(
+        f'<{name}Response xmlns="{_NAMESPACES["iam"]}"><{name}Result><ServiceSpecificCredentials/>'
+        f"<IsTruncated>false</IsTruncated></{name}Result>"
+        f"<ResponseMetadata><RequestId>lab</RequestId></ResponseMetadata></{name}Response>",
+        content_type="text/xml",
+    )
 
 
 def _user_of(access_key: str, state: IAMBackend) -> tuple[User | None, str]:

@@ -1,4 +1,7 @@
-"""Is this bucket empty? Asked by a store's front before it lets a bucket be deleted (lab/front.py)."""
+"""What nginx can't do for a store's front (lab/front.py).
+
+Is this bucket empty? Asked before a bucket is deleted. And what has to do with its tags (lab/buckettags.py).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from urllib.parse import quote
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
 
-from lab.front import GUARD_PORT
+from lab import buckettags
+from lab.front import GUARD_PORT, STORE_HEADER
 from lab.identities import signed_get
 from lab.objectstore import INSIDE, StoreSpec
 
@@ -33,11 +37,17 @@ def holds_something(store: StoreSpec, bucket: str) -> bool:
 
 
 def application(stores: Sequence[StoreSpec]) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
-    """GET /STORE/BUCKET: 204 it may be deleted, 403 it may not, 500 not known (nginx's auth_request)."""
+    """GET /STORE/BUCKET: 204 it may be deleted, 403 it may not, 500 not known (nginx's auth_request).
+
+    A request that names its store in a header is a client's own, to be answered in the store's place.
+    """
     by_name = {store.name: store for store in stores}
 
     def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        _, store, bucket = [*Request(environ).path.split("/", 2), "", ""][:3]
+        request = Request(environ)
+        if named := request.headers.get(STORE_HEADER):
+            return buckettags.respond(by_name[named], request)(environ, start_response)
+        _, store, bucket = [*request.path.split("/", 2), "", ""][:3]
         try:
             status = 403 if holds_something(by_name[store], bucket) else 204
         except (OSError, KeyError) as error:

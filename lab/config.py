@@ -35,6 +35,8 @@ CLIENT_ADDRESS = "198.18.100.20"
 
 METADATA_ADDRESS = "169.254.169.254"
 SPACES_SUFFIX = "spaces.test"
+# A name, because clients of S3 Control put the account in front of it: 123456789012.s3-control.aws.test
+S3_CONTROL_NAME = "s3-control.aws.test"
 
 
 @dataclass(frozen=True)

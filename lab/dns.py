@@ -1,4 +1,6 @@
-"""The lab's name server: authoritative for the simulated API's domains and for ``<region>.spaces.test``, nothing else.
+"""The lab's name server: authoritative for the simulated API's domains and for the lab's stores, nothing else.
+
+Stores are ``<region>.spaces.test``, ``s3-control.aws.test`` and every name below these.
 
     python -m lab.dns --config /var/lib/lifeline-lab/lab.json
 
@@ -66,6 +68,8 @@ def answer(request: DNSRecord, zones: Zones) -> DNSRecord:
     name = str(request.q.qname).lower()
     if spaces_region(name) or name == f"{config.SPACES_SUFFIX}.":
         _answer_spaces(reply, name, request.q.qtype)
+    elif f".{name}".endswith(f".{config.S3_CONTROL_NAME}."):
+        _answer_store(reply, name, request.q.qtype, config.AWS_S3_ADDRESS, config.S3_CONTROL_NAME)
     elif zones.apex_of(name) is None:
         reply.header.rcode, reply.header.aa = RCODE.REFUSED, 0
     else:
@@ -83,10 +87,14 @@ def spaces_region(name: str) -> str | None:
 
 def _answer_spaces(reply: DNSRecord, name: str, qtype: int) -> None:
     slug = spaces_region(name)
-    if slug and qtype in (QTYPE.A, QTYPE.ANY):
-        reply.add_answer(RR(name, QTYPE.A, ttl=SPACES_TTL, rdata=A(config.REGIONS[slug].spaces)))
+    _answer_store(reply, name, qtype, config.REGIONS[slug].spaces if slug else None, config.SPACES_SUFFIX)
+
+
+def _answer_store(reply: DNSRecord, name: str, qtype: int, address: str | None, apex: str) -> None:
+    if address and qtype in (QTYPE.A, QTYPE.ANY):
+        reply.add_answer(RR(name, QTYPE.A, ttl=SPACES_TTL, rdata=A(address)))
     else:
-        reply.add_auth(_soa(f"{config.SPACES_SUFFIX}."))
+        reply.add_auth(_soa(f"{apex}."))
 
 
 def _answer_zone(reply: DNSRecord, name: str, qtype: int, zones: Zones) -> None:

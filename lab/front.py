@@ -6,26 +6,36 @@
 | GET ?location | always empty | the region |
 | x-amz-bucket-region | missing | the region |
 | the store is down | connection refused | 503 ServiceUnavailable |
+| versioning can't be suspended: Object Lock | its own words | AWS's words, which its providers go by |
+| tags of buckets at AWS | lab/buckettags.py | lab/buckettags.py |
 
-Whether a bucket is empty nginx can't know: it asks ``lab.bucketguard``.
+Whether a bucket is empty nginx can't know: it asks ``lab.bucketguard``, which answers for tags too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lab.objectstore import INSIDE, StoreSpec
+from lab.objectstore import AWS_STORE, INSIDE, StoreSpec
 
 GUARD_PORT = 18199
+STORE_HEADER = "X-Lab-Store"  # names the store in whose place the guard answers
+
+CONTROL_PATH = "/v20180820/"
 
 _XML = '<?xml version="1.0" encoding="UTF-8"?>'
 _EMPTY_LOCATION = "<CreateBucketConfiguration><LocationConstraint></LocationConstraint></CreateBucketConfiguration>"
 _S3 = "http://s3.amazonaws.com/doc/2006-03-01/"
+_BAD_STATE = "The bucket is not in a valid state for the requested operation"
+_LOCKED = "An Object Lock configuration is present on this bucket, so the versioning state cannot be changed."
 
 
 @dataclass(frozen=True)
 class Front:
-    """Listens for a store, and passes on to its gateway (``upstream``, host:port). ``guard``: host:port."""
+    """Listens for a store, and passes on to its gateway (``upstream``, host:port). ``guard``: host:port.
+
+    ``tags``: buckets can be made with tags, and S3 Control is served.
+    """
 
     name: str
     address: str
@@ -34,18 +44,31 @@ class Front:
     region: str
     domain: str | None
     guard: str = f"{INSIDE}:{GUARD_PORT}"
+    tags: bool = False
 
 
 def of(store: StoreSpec, guard: str = f"{INSIDE}:{GUARD_PORT}") -> Front:
     """The front of a store."""
     upstream = f"{store.inside}:{store.inside_ports()['s3']}"
-    return Front(store.name, store.address, store.port, upstream, store.region, store.domain, guard)
+    return Front(
+        store.name,
+        store.address,
+        store.port,
+        upstream,
+        store.region,
+        store.domain,
+        guard,
+        tags=store.name == AWS_STORE,
+    )
 
 
 def configuration(front: Front) -> str:
     """The part of nginx.conf (inside ``http``) that is this front."""
     name = front.name
     buckets = "\n    ".join(_bucket_patterns(front.domain))
+    create = '"~^PUT\\|[^|]+\\|(x-id=CreateBucket)?$" create;' if front.tags else ""
+    in_place = _in_place(front)
+    control = f"location {CONTROL_PATH} {{{in_place}}}" if front.tags else ""
     return f"""
   # --- {name}
   upstream store_{name} {{
@@ -61,17 +84,23 @@ def configuration(front: Front) -> str:
     default "";
     "~^DELETE\\|[^|]+\\|(x-id=DeleteBucket)?$" delete;
     "~^GET\\|[^|]+\\|location=?(&|$)" location;
+    "~^PUT\\|[^|]+\\|versioning=?(&|$)" versioning;
+    {create}
   }}
   server {{
     listen {front.address}:{front.port};
     add_header x-amz-bucket-region {front.region} always;
-    recursive_error_pages on;  # 418 and 419 only pick a location: what goes wrong there is an error again
+    recursive_error_pages on;  # 418 to 421 only pick a location: what goes wrong there is an error again
     location / {{
       error_page 418 = @delete;
       error_page 419 = @location;
+      error_page 420 = @versioning;
+      error_page 421 = @create;
       error_page 502 504 =503 @down;
       if ($special_{name} = delete) {{ return 418; }}
       if ($special_{name} = location) {{ return 419; }}
+      if ($special_{name} = versioning) {{ return 420; }}
+      if ($special_{name} = create) {{ return 421; }}
       proxy_pass http://store_{name};
     }}
     location @delete {{
@@ -92,6 +121,14 @@ def configuration(front: Front) -> str:
       sub_filter_types application/xml;
       sub_filter '{_EMPTY_LOCATION}' '<LocationConstraint xmlns="{_S3}">{front.region}</LocationConstraint>';
     }}
+    location @versioning {{
+      error_page 502 504 =503 @down;
+      proxy_pass http://store_{name};
+      sub_filter_types application/xml;
+      sub_filter '<Message>{_BAD_STATE}</Message>' '<Message>{_LOCKED}</Message>';
+    }}
+    location @create {{{in_place}}}
+    {control}
     location @not_empty {{
       default_type application/xml;
       return 409 '{_error("BucketNotEmpty", "The bucket you tried to delete is not empty")}';
@@ -101,6 +138,18 @@ def configuration(front: Front) -> str:
       return 503 '{_error("ServiceUnavailable", "The service is unavailable. Please retry.")}';
     }}
   }}"""
+
+
+def _in_place(front: Front) -> str:
+    """The guard answers, with the request as it came."""
+    return f"""
+      error_page 502 504 =503 @down;
+      proxy_pass http://{front.guard};
+      proxy_set_header Host $http_host;
+      proxy_set_header Connection "";
+      proxy_set_header {STORE_HEADER} {front.name};
+      proxy_request_buffering on;
+    """
 
 
 def _bucket_patterns(domain: str | None) -> list[str]:

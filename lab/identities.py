@@ -119,13 +119,20 @@ def knows_key(endpoint: str, key: KeyPair) -> bool:
 
 def signed_get(endpoint: str, path: str, query: str, key: KeyPair) -> tuple[int, bytes]:
     """GET ``path?query`` (both encoded already) as the holder of ``key``: status and body."""
+    return signed_call(endpoint, "GET", path, query, key)
+
+
+def signed_call(
+    endpoint: str, method: str, path: str, query: str, key: KeyPair, body: bytes = b""
+) -> tuple[int, bytes]:
+    """The same with any method and body."""
     target = f"{path}?{query}" if query else path
-    request = AWSRequest(method="GET", url=endpoint + target)
+    request = AWSRequest(method=method, url=endpoint + target, data=body)
     S3SigV4Auth(Credentials(key.access_key, key.secret_key), "s3", "us-east-1").add_auth(request)
     where = urlsplit(endpoint)
     connection = http.client.HTTPConnection(where.hostname or "", where.port or 80, timeout=_TIMEOUT_S)
     try:
-        connection.request("GET", target, headers=dict(request.headers.items()))
+        connection.request(method, target, body or None, headers=dict(request.headers.items()))
         response = connection.getresponse()
         return response.status, response.read()
     finally:

@@ -71,6 +71,7 @@ def environment(lab: LabConfig, pulumi: Path, debug_providers: str = "") -> dict
         "AWS_SECRET_ACCESS_KEY": lab.aws_admin.secret_key,
         "AWS_REGION": config.AWS_REGION,
         "AWS_ENDPOINT_URL_S3": f"http://{config.AWS_S3_ADDRESS}",
+        "AWS_ENDPOINT_URL_S3_CONTROL": f"http://{config.S3_CONTROL_NAME}",
         "AWS_ENDPOINT_URL_IAM": f"http://{config.AWS_IAM_ADDRESS}",
         "AWS_ENDPOINT_URL_STS": f"http://{config.AWS_IAM_ADDRESS}",
         "http_proxy": f"http://{config.PROXY_ADDRESS}:{config.PROXY_PORT}",

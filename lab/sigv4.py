@@ -61,7 +61,7 @@ def verify(request: Request, body: bytes, claim: Claim, secret: str) -> None:
     if "host" not in claim.headers:
         raise BadSignature("'Host' must be a signed header")
     scope = f"{claim.date}/{claim.region}/{claim.service}/aws4_request"
-    digest = hashlib.sha256(canonical_request(request, body, claim.headers).encode()).hexdigest()
+    digest = hashlib.sha256(canonical_request(request, body, claim.headers, claim.service).encode()).hexdigest()
     key = f"AWS4{secret}".encode()
     for part in (*scope.split("/"), "\n".join(("AWS4-HMAC-SHA256", stamp, scope, digest))):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
@@ -69,10 +69,12 @@ def verify(request: Request, body: bytes, claim: Claim, secret: str) -> None:
         raise BadSignature("The request signature we calculated does not match the signature you provided.")
 
 
-def canonical_request(request: Request, body: bytes, headers: tuple[str, ...]) -> str:
+def canonical_request(request: Request, body: bytes, headers: tuple[str, ...], service: str) -> str:
     """The text that was signed."""
     values = [f"{name}:{' '.join(request.headers.get(name, '').split())}\n" for name in headers]
-    path = quote(quote(request.path, safe="/-_.~"), safe="/-_.~")  # encoded twice: every service but S3 does
+    path = quote(request.path, safe="/-_.~")
+    if service != "s3":  # every other one encodes twice
+        path = quote(path, safe="/-_.~")
     pairs = (pair.partition("=") for pair in request.query_string.decode().split("&") if pair)
     query = "&".join(sorted(f"{_encode(name)}={_encode(value)}" for name, _, value in pairs))
     return "\n".join(

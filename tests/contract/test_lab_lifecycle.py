@@ -114,7 +114,8 @@ def test_env_is_a_shell_script_that_gives_the_promised_names(lab: dict[str, str]
     promised = """
         PATH DIGITALOCEAN_TOKEN DIGITALOCEAN_API_URL SPACES_ENDPOINT_URL SPACES_ACCESS_KEY_ID SPACES_SECRET_ACCESS_KEY
         AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_REGION AWS_ENDPOINT_URL_S3 AWS_ENDPOINT_URL_IAM
-        AWS_ENDPOINT_URL_STS http_proxy no_proxy PULUMI_BACKEND_URL PULUMI_CONFIG_PASSPHRASE_FILE PULUMI_STACK
+        AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_S3_CONTROL http_proxy no_proxy PULUMI_BACKEND_URL
+        PULUMI_CONFIG_PASSPHRASE_FILE PULUMI_STACK
         PULUMI_HOME PULUMI_SKIP_UPDATE_CHECK LIFELINE_STACK LIFELINE_SSH_KEY LIFELINE_PASSPHRASE_FILE LIFELINE_DNS
     """.split()  # noqa: SIM905 - one name a word reads better than thirty quotes
     check = 'eval "$1"; shift; for name; do [ -n "${!name}" ] || echo "$name"; done; dig +short ams3.spaces.test'

@@ -132,6 +132,16 @@ def test_the_inventory_is_valid_and_its_keys_are_secrets(declared: Declared) -> 
     assert SEED not in json.dumps(declared.inventory)
 
 
+def test_against_the_lab_the_aws_provider_asks_for_its_account_and_for_nothing_that_only_aws_has(
+    declared: Declared,
+) -> None:
+    """Without the account's number its calls about tags have no address."""
+    provider = declared.of("aws")["offsite-region"]
+    assert provider.get("skipRequestingAccountId") in (None, "false", False)
+    for setting in ("s3UsePathStyle", "skipCredentialsValidation", "skipMetadataApiCheck"):
+        assert provider[setting] in ("true", True), setting
+
+
 def test_everything_that_can_be_named_is_named(declared: Declared) -> None:
     """An omitted name gets a random suffix: a DNS record `trade-1a2b3c4` that nobody asks for."""
     without_names = {"MonitorAlert", "AccessKey", "aws", "Stack"}

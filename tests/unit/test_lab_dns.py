@@ -54,6 +54,8 @@ def ask(name: str, kind: str = "A") -> tuple[str, list[str]]:
         ("genesis.test", "CAA", ['genesis.test. 1800 0 issue "letsencrypt.org"']),
         ("b.any.genesis.test", "A", ["b.any.genesis.test. 1800 198.18.1.77"]),
         ("ams3.spaces.test", "A", ["ams3.spaces.test. 60 198.18.3.2"]),
+        ("s3-control.aws.test", "A", ["s3-control.aws.test. 60 198.18.0.20"]),
+        ("123456789012.s3-control.aws.test", "A", ["123456789012.s3-control.aws.test. 60 198.18.0.20"]),
         ("bucket.with.dots.nyc3.spaces.test", "A", ["bucket.with.dots.nyc3.spaces.test. 60 198.18.1.2"]),
     ],
 )
