@@ -22,6 +22,10 @@ DEADLINE_S = 8.0
 ATTEMPT_S = 3.0
 
 
+class TokenRefused(Unavailable):
+    """The API answers, and doesn't take our token: no waiting will mend that."""
+
+
 @dataclass(frozen=True)
 class RecordValue:
     """What the record says now: an address, and for how long resolvers may keep it (seconds)."""
@@ -199,7 +203,8 @@ def _dry(what: str) -> Refused:
 
 def _read(method: str, path: str, response: httpx.Response) -> Any:
     if response.status_code in (401, 403):
-        raise Unavailable("the cloud's API refuses our token", hint="check DIGITALOCEAN_TOKEN")
+        kind = TokenRefused if response.status_code == 401 else Unavailable
+        raise kind("the cloud's API refuses our token", hint="check DIGITALOCEAN_TOKEN")
     if response.status_code >= 400:
         raise Unavailable(f"the cloud's API refuses {method} {path}: {_complaint(response)}")
     return response.json() if response.content else {}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from lifeline import decide
+from lifeline.cloud import TokenRefused
 from lifeline.decide import Action, Candidate, Decision, View
 from lifeline.errors import BadConfig, BadInput, LifelineError, Refused, Unavailable, Unproven
 from lifeline.journal import unfinished
@@ -65,12 +66,15 @@ def prepare(
     """
     traffic = pool.submit(_traffic_at, site)
     lease, problem = _read_lease(site)
+    traffic_at, token_refused = traffic.result()
+    if token_refused:
+        _refuse_unless_fenced_otherwise(site, waived)
     view = View(
         hosts=tuple(host.name for host in site.inventory.hosts),
         asked=target,
         lease=lease,
         lease_problem=problem,
-        traffic_at=traffic.result(),
+        traffic_at=traffic_at,
         begun=_begun(site, lease),
     )
     choice = _go_on(decide.choose(view))
@@ -178,14 +182,29 @@ def _read_lease(site: Site) -> tuple[Lease | None, str]:
         return None, error.message
 
 
-def _traffic_at(site: Site) -> str | None:
-    """The host that traffic goes to now, by the cloud's API or, failing that, by DNS; None: not known."""
+def _traffic_at(site: Site) -> tuple[str | None, bool]:
+    """The host that traffic goes to now, by the cloud's API or, failing that, by DNS; None: not known.  And whether
+    the cloud refuses our token."""
+    refused = False
     try:
         addresses = [site.cloud.record(site.inventory.record).address]
-    except LifelineError:
+    except LifelineError as error:
+        refused = isinstance(error, TokenRefused)
         addresses = site.outside.resolve(site.inventory.record.fqdn)
     by_address: Mapping[str, Host] = {host.address: host for host in site.inventory.hosts}
-    return next((by_address[address].name for address in addresses if address in by_address), None)
+    return next((by_address[address].name for address in addresses if address in by_address), None), refused
+
+
+def _refuse_unless_fenced_otherwise(site: Site, waived: frozenset[str]) -> None:
+    """An outage of the API may end before the fence's time is up; a refused token can't, and a primary that lost its
+    lease stops.  So this is said while nothing was touched."""
+    if decide.WAIVE_FENCE in waived or frozenset({"self-fence"}) in site.inventory.policy.alternatives():
+        return
+    raise Refused(
+        "the cloud's API refuses our token, so the old primary can't be fenced; nothing was touched "
+        f"(to go on without that proof: --waive {decide.WAIVE_FENCE})",
+        hint="check DIGITALOCEAN_TOKEN",
+    )
 
 
 def _begun(site: Site, lease: Lease | None) -> str | None:

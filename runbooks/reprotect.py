@@ -26,6 +26,7 @@ def reprotect(
     if lease is None:
         raise Refused("nobody ever held the lease: there is no primary to follow", hint="fab provision")
     work = Reprotection(site, lease)
+    work.refuse_half_done()
     runbook = work.runbook()
     if dry_run:
         runbook.plan()
@@ -71,6 +72,20 @@ class Reprotection:
             self.site.clock,
             self.site.out,
         )
+
+    def refuse_half_done(self) -> None:
+        """A holder that doesn't serve its epoch has written nothing to follow, and the other host may hold the only
+        good copy.  A holder that can't be asked is no reason: then this standby is what is needed most."""
+        try:
+            seen = self.site.observe(self.lease.holder)
+        except LifelineError:
+            return
+        if (seen.role, seen.epoch) != ("primary", self.lease.epoch):
+            raise Refused(
+                f"{self.lease.holder} holds the lease, epoch {self.lease.epoch}, and doesn't serve it (its role is "
+                f"{seen.role}): a failover or a restore isn't finished, and there is nothing to follow yet",
+                hint=f"fab failover --target {self.lease.holder}",
+            )
 
     def powered(self) -> Finding:
         state = self.site.cloud.power_state(self.other.droplet_id)

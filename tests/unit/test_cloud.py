@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from lifeline.cloud import DigitalOcean, ReadOnly
+from lifeline.cloud import DigitalOcean, ReadOnly, TokenRefused
 from lifeline.errors import Refused, Unavailable
 from lifeline.model import Record
 from tests.unit.world import FakeClock
@@ -81,7 +81,7 @@ def test_a_hiccup_is_retried() -> None:
 
 
 def test_refusals_say_why() -> None:
-    with pytest.raises(Unavailable, match="refuses our token"):
+    with pytest.raises(TokenRefused, match="refuses our token"):
         cloud(Api(httpx.Response(401))).power_state("1")
     complaint = httpx.Response(422, json={"message": "Droplet is busy", "request_id": "abc"})
     with pytest.raises(Unavailable, match=r"422 Droplet is busy \(request abc\)"):

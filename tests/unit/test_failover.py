@@ -270,3 +270,24 @@ def test_a_missing_key_of_ours_is_not_blamed_on_the_target(world: World, monkeyp
     with pytest.raises(BadConfig, match=r"^no SSH key"):
         run(world)
     assert not world.actions
+
+
+def test_a_refused_token_is_told_before_the_lease_is_taken(world: World) -> None:
+    world.down.add("token")
+    with pytest.raises(Refused, match=r"nothing was touched .*--waive unfenced-primary"):
+        run(world)
+    assert not world.actions and world.lease is not None and world.lease.holder == OLD
+
+
+@pytest.mark.parametrize(
+    ("required", "waive"),
+    [(["power-off"], ("unfenced-primary", "traffic")), (["power-off", "self-fence"], ("traffic",))],
+)
+def test_a_refused_token_stops_nobody_who_can_do_without(
+    world: World, required: list[str], waive: tuple[str, ...]
+) -> None:
+    policy(world, *required)
+    world.down.add("token")
+    world.fence_waived = "unfenced-primary" in waive
+    run(world, waive=waive)
+    assert world.lease is not None and world.lease.holder == NEW and world.hosts[NEW].role == "primary"

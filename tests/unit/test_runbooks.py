@@ -151,6 +151,23 @@ def test_reprotect_after_a_failover(world: World) -> None:
     assert dict(world.actions) == before
 
 
+def test_reprotect_is_no_way_out_of_a_failover_half_done(world: World) -> None:
+    world.crash_after = 2
+    with pytest.raises(Killed):
+        failover(world.process(), yes=True)
+    world.crash_after = None
+    with pytest.raises(Refused, match="doesn't serve it") as caught:
+        reprotect(world.process(), yes=True)
+    assert caught.value.hint == f"fab failover --target {NEW}" and world.power["1"] == "off"
+
+
+def test_reprotect_works_with_the_primary_out_of_reach(world: World) -> None:
+    failover(world.process(), yes=True)
+    world.hosts[NEW].reachable = False
+    reprotect(world.process(), yes=True)
+    assert (world.hosts[OLD].role, world.hosts[OLD].epoch) == ("standby", 2)
+
+
 def test_reprotect_says_when_the_droplet_is_gone(world: World) -> None:
     failover(world.process(), yes=True)
     del world.power["1"]

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lifeline.cloud import PowerState, RecordValue
+from lifeline.cloud import PowerState, RecordValue, TokenRefused
 from lifeline.errors import DataBad, LifelineError, Refused, StepFailed, Unavailable
 from lifeline.hosts import Progress, Result
 from lifeline.inventory import Loaded
@@ -137,7 +137,7 @@ class World:
     )
     actions: Counter[str] = field(default_factory=Counter)
     vault: dict[str, bytes] = field(default_factory=dict)
-    down: set[str] = field(default_factory=set)  # doors that don't answer: "cloud", "lease", "vault"
+    down: set[str] = field(default_factory=set)  # doors that don't answer: "cloud", "lease", "vault"; and "token"
     asked: list[str] = field(default_factory=list)  # every host that was spoken to
     bad_data: bool = False
     fence_waived: bool = False
@@ -150,6 +150,8 @@ class World:
             raise Killed(name)
 
     def check(self, door: str) -> None:
+        if door == "cloud" and "token" in self.down:
+            raise TokenRefused("the cloud's API refuses our token")
         if door in self.down:
             raise Unavailable(f"{door} is down")
 
