@@ -40,7 +40,6 @@ from lab.api.config import Config
 from lab.api.errors import ApiError, bad_request, not_found, server_error
 from lab.api.faults import Faults
 from lab.api.gateway import Gateway, RateLimit
-from lab.api.resolver import Resolver
 from lab.api.store import Store
 from lab.ports import Machines, Spaces
 
@@ -93,7 +92,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     cloud: Cloud = app.state.cloud
     await asyncio.to_thread(_recover, cloud)
     background = [
-        asyncio.create_task(prober.Prober(cloud, Resolver(cloud.config.dns)).run()),
+        asyncio.create_task(prober.Prober(cloud, prober.Resolver(cloud.config.dns)).run()),
         asyncio.create_task(_catch_up_spaces(cloud)),
     ]
     try:

@@ -7,30 +7,30 @@ Nobody is mailed; fired and resolved alerts are rows that `GET /_lab/alerts` lis
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
+import dns.asyncresolver
+import dns.exception
 import httpx
 from fastapi import APIRouter
 
 from lab.api.cloud import Cloud, CloudDep, now, parse_stamp
 from lab.api.pages import PageDep
-from lab.api.resolver import Resolver
 from lab.api.store import Doc
 from lab.api.uptime import PERIODS_S, alerts_of
 
 log = logging.getLogger("lab.api.prober")
 router = APIRouter()
 _AT_ONCE = 16
-_PING_PORTS = (
-    22,
-    80,
-    443,
-)  # ICMP needs a raw socket and says no more than a refused connection does: the host is there
+# ICMP needs a raw socket and says no more than a refused connection does: the host is there.
+_PING_PORTS = (22, 80, 443)
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,38 @@ def evaluate(alert: Doc, check: Doc, state: Doc, before: Doc | None, at: datetim
     since = before["since"] or at.isoformat()
     lasted = (at - datetime.fromisoformat(since)).total_seconds()
     return {"since": since, "firing": lasted >= PERIODS_S[alert["period"]]}
+
+
+class Resolver:
+    """Names to addresses: by the lab's DNS server, or the machine's resolver when none is configured.
+
+    Asks anew every time: a failed-over name must be seen at once, not after a cache's time.
+    """
+
+    def __init__(self, server: str | None) -> None:
+        self._resolver: dns.asyncresolver.Resolver | None = None
+        if server:
+            host, _, port = server.partition(":")
+            self._resolver = dns.asyncresolver.Resolver(configure=False)
+            self._resolver.nameservers = [host]
+            self._resolver.port = int(port or 53)
+            self._resolver.lifetime = 3.0
+
+    async def address(self, host: str) -> str:
+        """One IPv4 address; OSError when there is none."""
+        try:
+            return str(ipaddress.ip_address(host))
+        except ValueError:
+            pass
+        if self._resolver is None:
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(host, None, family=socket.AF_INET, type=socket.SOCK_STREAM)
+            return str(found[0][4][0])
+        try:
+            answer = await self._resolver.resolve(host, "A")
+        except dns.exception.DNSException as error:
+            raise OSError(f"{host}: {error}") from error
+        return str(answer[0])
 
 
 @dataclass
