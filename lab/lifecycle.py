@@ -91,6 +91,7 @@ class Status:
 def up(say: Say = print) -> LabConfig:
     """Start the lab, or repair what died; a complete one is left alone. Returns when every part answers."""
     _require_root()
+    choice.mode()  # a mistake in it is told before anything starts
     started = time.monotonic()
     apt.ensure()
     image.ensure()
@@ -171,6 +172,8 @@ def _tell(jobs: dict[str, Future[bool]], lab: LabConfig, say: Say) -> None:
     for error in failures:
         if not isinstance(error, LifelineError | RuntimeError | OSError):
             raise error  # a defect
+    if len(failures) == 1 and isinstance(failures[0], Unavailable):
+        raise failures[0]  # it has its own next step
     if failures:
         details = "\n".join(str(getattr(error, "message", error)) for error in failures)
         raise StepFailed(f"the lab is not up\n{details}", hint=f"less {lab.logs}/*.log; fab lab.down")
@@ -179,14 +182,19 @@ def _tell(jobs: dict[str, Future[bool]], lab: LabConfig, say: Say) -> None:
 
 
 def _start_providers(lab: LabConfig, variables: dict[str, str], say: Say) -> bool:
-    choices = choice.available(variables)
+    choices = choice.available(variables, wanted=choice.mode(), say=say)
     packages = [name for name, chosen in choices.items() if chosen == "lab"]
     if not packages:
         Group("providers").remove()
         parts.attach_file(lab).unlink(missing_ok=True)
         return False
-    say(f"lab: stand-ins for the Pulumi providers {', '.join(packages)}: the real plugins can't be had here")
-    return parts.start(parts.providers(lab, packages, variables), parts.log_of(lab, "providers"))
+    asked = choice.mode() == "lab"
+    why = f"{choice.MODE_VARIABLE}=lab" if asked else "the real plugins can't be had here"
+    say(f"lab: stand-ins for the Pulumi providers {', '.join(packages)}: {why}")
+    server = parts.providers(lab, packages, variables)
+    if parts.stood_in(lab) != set(packages):
+        parts.stop(server)
+    return parts.start(server, parts.log_of(lab, "providers"))
 
 
 def _init_stack(lab: LabConfig, variables: dict[str, str]) -> bool:

@@ -84,6 +84,13 @@ def attach_file(lab: LabConfig) -> Path:
     return lab.state / "providers" / "attach"
 
 
+def stood_in(lab: LabConfig) -> set[str]:
+    """The providers whose stand-ins were started last."""
+    file = attach_file(lab)
+    listed = file.read_text().strip() if file.exists() else ""
+    return {item.partition(":")[0] for item in listed.split(",") if item}
+
+
 def log_of(lab: LabConfig, name: str) -> Path:
     return lab.logs / f"{name}.log"
 

@@ -1,4 +1,4 @@
-"""Real provider or stand-in? The real one wherever it can be had."""
+"""Real provider or stand-in? The real one wherever it can be had, unless ``LIFELINE_PROVIDERS`` says otherwise."""
 
 from __future__ import annotations
 
@@ -10,34 +10,65 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
+
+from lifeline.errors import BadConfig, Unavailable
 
 Choice = Literal["real", "lab"]
+Mode = Literal["auto", "real", "lab"]
+MODE_VARIABLE = "LIFELINE_PROVIDERS"
 PACKAGES = {"digitalocean": "pulumi-digitalocean", "aws": "pulumi-aws"}
 DOWNLOAD_HOST = "get.pulumi.com"
 CONNECT_WITHIN_S = 2.0
-INSTALL_WITHIN_S = 180.0
+# The AWS plugin is some 200 MB: five minutes at 700 kB/s.
+INSTALL_WITHIN_S = {"digitalocean": 180.0, "aws": 300.0}
 REMEMBER_FAILURE_S = 3600.0
 
 
-def available(env: Mapping[str, str] | None = None, *, download: bool = True) -> dict[str, Choice]:
+def mode(env: Mapping[str, str] | None = None) -> Mode:
+    """What ``LIFELINE_PROVIDERS`` asks for, "auto" if nothing; BadConfig when it is no mode."""
+    asked = (os.environ if env is None else env).get(MODE_VARIABLE) or "auto"
+    if asked not in get_args(Mode):
+        raise BadConfig(f"{MODE_VARIABLE}={asked} is none of auto, real, lab", hint=f"unset {MODE_VARIABLE}")
+    return cast(Mode, asked)
+
+
+def available(
+    env: Mapping[str, str] | None = None,
+    *,
+    wanted: Mode = "auto",
+    download: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Choice]:
     """{"digitalocean": "real" | "lab", "aws": …}.
 
     Real: `pulumi-resource-NAME` on PATH, installed, or (with `download`) to be had from Pulumi's plugin host. That
     host is asked only when it answers a connection within two seconds, and a failure is remembered for an hour:
     offline machines don't wait for it at every start.
+
+    `wanted`: with "lab" nothing real is used; with "real" the host is asked in any case, and Unavailable is raised
+    when a plugin can't be had.
     """
     env = os.environ if env is None else env
+    if wanted == "lab":
+        return dict.fromkeys(PACKAGES, "lab")
     found = {name: _present(name, env) for name in PACKAGES}
     missing = [name for name, there in found.items() if not there]
-    if missing and download and _worth_trying(env):
+    if missing and download and (wanted == "real" or _worth_trying(env)):
         for name in missing:
-            found[name] = _install(name, env)
+            found[name] = _install(name, env, say)
         if not all(found.values()):
             _remember_failure(env)
+    missing = [name for name, there in found.items() if not there]
+    if missing and wanted == "real":
+        commands = "; ".join(f"pulumi plugin install resource {name} {_version(name)}" for name in missing)
+        raise Unavailable(
+            f"{MODE_VARIABLE}=real, but the Pulumi plugins {', '.join(missing)} can't be had here",
+            hint=f"{commands}; or put pulumi-resource-{missing[0]} on PATH; or {MODE_VARIABLE}=lab for stand-ins",
+        )
     return {name: "real" if there else "lab" for name, there in found.items()}
 
 
@@ -49,8 +80,12 @@ def label(choices: Mapping[str, Choice]) -> Choice:
 def _present(name: str, env: Mapping[str, str]) -> bool:
     if shutil.which(f"pulumi-resource-{name}", path=env.get("PATH")):
         return True
-    wanted = version(PACKAGES[name])
-    return any(_plugin_home(env).glob(f"resource-{name}-v{wanted}/pulumi-resource-{name}*"))
+    return any(_plugin_home(env).glob(f"resource-{name}-{_version(name)}/pulumi-resource-{name}*"))
+
+
+def _version(name: str) -> str:
+    """The plugin that fits the installed SDK."""
+    return f"v{version(PACKAGES[name])}"
 
 
 def _plugin_home(env: Mapping[str, str]) -> Path:
@@ -96,15 +131,34 @@ def _remember_failure(env: Mapping[str, str]) -> None:
     marker.write_text(json.dumps({"failed_at": time.time(), "host": DOWNLOAD_HOST}))
 
 
-def _install(name: str, env: Mapping[str, str]) -> bool:
+def _install(name: str, env: Mapping[str, str], say: Callable[[str], None]) -> bool:
+    """Once it is there it stays. What went wrong is said, not raised: there are stand-ins."""
     pulumi = shutil.which("pulumi", path=env.get("PATH"))
     if pulumi is None:
         return False
-    command = [pulumi, "plugin", "install", "resource", name, f"v{version(PACKAGES[name])}"]
+    within = INSTALL_WITHIN_S[name]
+    say(
+        f"lab: downloading Pulumi's plugin {name} {_version(name)}, once, for {within / 60:.0f} minutes at most "
+        f"({MODE_VARIABLE}=lab does without)"
+    )
+    command = [pulumi, "plugin", "install", "resource", name, _version(name)]
     try:
         done = subprocess.run(
-            command, env=dict(env), capture_output=True, timeout=INSTALL_WITHIN_S, check=False, stdin=subprocess.DEVNULL
+            command,
+            env=dict(env),
+            capture_output=True,
+            text=True,
+            timeout=within,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0 and _present(name, env)
+    except subprocess.TimeoutExpired:
+        why = f"not done after {within:.0f} s"
+    except OSError as error:
+        why = str(error)
+    else:
+        if done.returncode == 0 and _present(name, env):
+            return True
+        why = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+    say(f"lab: no plugin {name}: {why}")
+    return False

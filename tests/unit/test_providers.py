@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from lab.providers.kind import Created, Kind, Live, Prop, ProviderError, Values
 from lab.providers.server import ports_of, serve
 from lab.providers.servicer import StandIn
 from lab.providers.values import UNKNOWN, decode, encode, same, unknown_within
+from lifeline.errors import BadConfig, Unavailable
 
 URN = "urn:pulumi:lab::lifeline::lifeline:infra:Vault$lab:index:Box::my-box"
 
@@ -297,6 +299,48 @@ def test_installed_plugins_are_used(tmp_path: Path, offline: list[Any]) -> None:
         (folder / f"pulumi-resource-{name}").touch()
     assert choice.label(choice.available(environment(tmp_path))) == "real"
     assert offline == []
+
+
+def test_stand_ins_can_be_asked_for_where_the_real_ones_are_installed(tmp_path: Path, offline: list[Any]) -> None:
+    env = environment(tmp_path, *choice.PACKAGES)
+    assert choice.label(choice.available(env)) == "real"
+    assert choice.available(env, wanted="lab") == {"digitalocean": "lab", "aws": "lab"}
+    assert offline == []
+
+
+def test_real_ones_that_can_not_be_had_are_an_error_with_the_next_step(tmp_path: Path) -> None:
+    env = environment(tmp_path, "digitalocean")
+    installer = tmp_path / "bin" / "pulumi"
+    installer.write_text("#!/bin/sh\necho no such plugin >&2\nexit 1\n")
+    installer.chmod(0o755)
+    marker = tmp_path / ".cache" / "lifeline" / "no-plugin-host.json"
+    marker.parent.mkdir(parents=True)
+    marker.write_text(json.dumps({"failed_at": time.time()}))  # asked for by name, it is tried all the same
+    said: list[str] = []
+    with pytest.raises(Unavailable, match="plugins aws can't be had") as refused:
+        choice.available(env, wanted="real", say=said.append)
+    assert f"pulumi plugin install resource aws v{version('pulumi-aws')}" in refused.value.hint
+    assert "LIFELINE_PROVIDERS=lab" in refused.value.hint
+    assert "downloading" in said[0] and said[1] == "lab: no plugin aws: no such plugin"
+    assert choice.available(env, wanted="auto") == {"digitalocean": "real", "aws": "lab"}
+
+
+def test_a_download_is_announced_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env, said = environment(tmp_path, "digitalocean"), list[str]()
+    home = tmp_path / ".pulumi" / "plugins" / f"resource-aws-v{version('pulumi-aws')}"
+    installer = tmp_path / "bin" / "pulumi"
+    installer.write_text(f"#!/bin/sh\n/bin/mkdir -p {home} && : >{home}/pulumi-resource-aws\n")
+    installer.chmod(0o755)
+    monkeypatch.setattr(choice, "_reachable", lambda: True)
+    assert choice.label(choice.available(env, say=said.append)) == "real"
+    assert len(said) == 1 and "downloading Pulumi's plugin aws" in said[0] and "5 minutes" in said[0]
+
+
+@pytest.mark.parametrize(("value", "mode"), [(None, "auto"), ("", "auto"), ("lab", "lab"), ("real", "real")])
+def test_the_mode_is_read_from_the_environment(value: str | None, mode: str) -> None:
+    assert choice.mode({} if value is None else {"LIFELINE_PROVIDERS": value}) == mode
+    with pytest.raises(BadConfig, match="none of auto, real, lab"):
+        choice.mode({"LIFELINE_PROVIDERS": "Real"})
 
 
 def test_offline_is_noticed_once_and_remembered(tmp_path: Path, offline: list[Any]) -> None:
