@@ -2,8 +2,8 @@
 follower, and holds the barrier.
 
 Three threads with one job each, so that none can hold up another: `renew` talks to the lease store (and may hang
-there), `guard` only looks at
-the clock and acts, `watch` measures replication. What may run is decided in `fence.judge`, which is pure.
+there), `guard` only looks at the clock and acts, `watch` measures replication. What may run is decided in
+`fence.judge`, which is pure.
 """
 
 from __future__ import annotations

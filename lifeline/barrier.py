@@ -1,9 +1,8 @@
 """The commit barrier: RPO 0 for a service that asks for it.
 
 A caller returns when everything it had committed before it called is in the vault. Concurrent callers share one
-round trip, with one rule
-that makes it right: a commit may have missed a sync that was already running, so a caller waits for a sync that
-*starts after it arrived*.
+round trip, with one rule that makes it right: a commit may have missed a sync that was already running, so a caller
+waits for a sync that *starts after it arrived*.
 """
 
 from __future__ import annotations

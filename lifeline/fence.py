@@ -1,8 +1,7 @@
 """When may this host serve? Pure: what the agent knows → what it must do. The one rule that keeps two primaries apart.
 
 Times are seconds of this host's CLOCK_BOOTTIME, which goes on counting while the machine is suspended: a host that
-slept through
-its lease must know it.
+slept through its lease must know it.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ class Known:
     """What the agent knows of the lease.
 
     `lease` is what was read last, None when it never was. `valid_until` is when this host must have stopped unless
-    it renews: the time at
-    which the last successful renewal was *begun*, plus ttl - margin; None when it never renewed.
+    it renews: the time at which the last successful renewal was *begun*, plus ttl - margin; None when it never renewed.
     """
 
     lease: Lease | None = None

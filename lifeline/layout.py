@@ -136,10 +136,9 @@ class DataFile:
     """data.json: where the databases at their live paths come from.
 
     `live_epoch` is the epoch in which this host writes (or wrote) them; None while they are a copy at rest, made
-    from the replica of
-    `origin_epoch` up to `txids`, and untouched since. `finalized` is the epoch whose end that is (its own promotion
-    may never have
-    written); None after a restore, where `at` is the time restored to, or None for "the latest".
+    from the replica of `origin_epoch` up to `txids`, and untouched since. `finalized` is the epoch whose end that is
+    (its own promotion may never have written); None after a restore, where `at` is the time restored to, or None for
+    "the latest".
     """
 
     live_epoch: int | None = None

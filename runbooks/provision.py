@@ -2,9 +2,8 @@
 acts.
 
 Ships a bundle and the host's own configuration to both hosts at once; the lease says who is primary, and when nobody
-ever held it, the
-home primary takes epoch 1. It recovers nothing: a holder of the lease without its data is a case for failover or
-restore.
+ever held it, the home primary takes epoch 1. It recovers nothing: a holder of the lease without its data is a case for
+failover or restore.
 """
 
 from __future__ import annotations
