@@ -37,7 +37,19 @@ def restore(
     from lifeline.backups import normalise_time
 
     waived = check_waivers(waive, (decide.WAIVE_FENCE, decide.WAIVE_TRAFFIC, decide.WAIVE_WRITE))
-    moment = normalise_time(at)
+    work = prepare(site, normalise_time(at))
+    runbook = work.runbook()
+    if dry_run:
+        runbook.plan()
+        return None
+    confirm(site, work.warning(), yes, ask)
+    journal = site.journal(NAME)
+    work.promotion.run_id = journal.run_id
+    return runbook.run(journal, work.context(), waived, publish=site.publish)
+
+
+def prepare(site: Site, moment: str | None) -> Restoration:
+    """Look and decide, without touching anything; raises the refusal if it is one."""
     lease = site.leases.read()
     if lease is None:
         raise Refused("nobody ever held the lease: there is no primary to restore", hint="fab provision")
@@ -56,22 +68,7 @@ def restore(
     if work.in_place() and resumed is None:
         why = f"the databases on {lease.holder} belong to no epoch: another restore is half done there"
         raise Refused(why, hint="fab status; the journal in .lifeline shows which")
-    runbook = work.runbook()
-    if dry_run:
-        runbook.plan()
-        return None
-    confirm(site, work.warning(), yes, ask)
-    journal = site.journal(NAME)
-    promotion.run_id = journal.run_id
-    context = {
-        "host": lease.holder,
-        "at": moment,
-        "source_epoch": source,
-        "epoch": promotion.epoch,
-        "fenced": work.fenced,
-        "lease_run_id": lease.run_id if took else journal.run_id,
-    }
-    return runbook.run(journal, context, waived, publish=site.publish)
+    return work
 
 
 class Restoration:
@@ -93,6 +90,18 @@ class Restoration:
     @property
     def _when(self) -> str:
         return f"as of {self.moment}" if self.moment else f"to the end of epoch {self.source}"
+
+    def context(self) -> dict[str, object]:
+        """For the journal's first line; ``prepare`` reads it when it resumes."""
+        lease = self.promotion.lease
+        return {
+            "host": self.host,
+            "at": self.moment,
+            "source_epoch": self.source,
+            "epoch": self.promotion.epoch,
+            "fenced": self.fenced,
+            "lease_run_id": lease.run_id if lease.epoch == self.promotion.epoch else self.promotion.run_id,
+        }
 
     def warning(self) -> str:
         """What the operator is asked to agree to."""
