@@ -65,6 +65,19 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
     assert list(broken_links(file, file.read_text())) == ["b.md: no such file", "#two: no such heading"]
 
 
+def linked(file: Path) -> set[Path]:
+    """The documents that a document links to."""
+    prose = re.sub(r"^```.*?^```", "", file.read_text(), flags=re.MULTILINE | re.DOTALL)
+    targets = (unquote(target).partition("#")[0] for target in LINK.findall(prose))
+    return {(file.parent / target).resolve() for target in targets if target.endswith(".md") and ":" not in target}
+
+
+def test_every_document_is_two_hops_from_the_readme() -> None:
+    first = linked(PROJECT / "README.md")
+    second = {document for file in first for document in linked(file)}
+    assert {PROJECT / "README.md", *first, *second} >= set(DOCUMENTS)
+
+
 def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z][a-z-]*):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
 
