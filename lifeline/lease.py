@@ -3,7 +3,8 @@
 Safety, whatever crashes or times out: an epoch is written once, by one taker; epochs only grow; the object is never
 deleted. All else follows from If-Match: a write that was decided on an old state doesn't happen.
 
-Expiry is *observed*: the ETag hasn't changed for ttl + margin on the observer's own clock. Clocks are never compared.
+Nobody takes a lease because its time is over: an operator orders it. Its time is for the holder, who stops without a
+renewal, and for the fence, which waits that long on its own clock. Clocks are never compared.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Leases:
         return LeaseView(Lease.from_json(found.body, f"{self.key} in {self._store.where}"), found.info.etag)
 
     def take(self, claim: Claim, *, over: int | None = None) -> LeaseView:
-        """Take the lease as the next epoch: by whom the operator orders, or who saw it expire.
+        """Take the lease as the next epoch, whoever holds it.
 
         ``over`` is the epoch that was decided on, by default the one there now: that epoch is taken over, or none. Of
         racing takers one wins; the others get Refused. A run that took it already gets its own take back.
@@ -117,7 +118,7 @@ class Leases:
         raise self._hopeless("taken")
 
     def depose(self, claim: Claim, *, over: int | None = None) -> LeaseView:
-        """The operator's take-over, without waiting for expiry. The service starts only behind a proved fence."""
+        """The operator's take-over from a holder. The service starts only behind a proved fence."""
         return self.take(claim, over=over)
 
     def renew(self, holder: str, epoch: int) -> LeaseView:
@@ -171,36 +172,3 @@ def describe(view: LeaseView) -> str:
     if view.free:
         return f"the lease of epoch {lease.epoch} was released by {lease.holder}"
     return f"the lease of epoch {lease.epoch} is {lease.holder}'s (taken by {lease.taken_by})"
-
-
-@dataclass(frozen=True)
-class Observer:
-    """Has the holder stopped renewing? Pure: feed it every read, and the monotonic times of its begin and its end.
-
-    Only a read can show that nothing changed, so expiry is judged by the last one: the passing of time alone never
-    expires a lease that hasn't been looked at. Reads that fail are simply not fed.
-    """
-
-    view: LeaseView = LeaseView()
-    since: float | None = None  # the end of the read that first saw this ETag
-    confirmed: float = 0.0  # the begin of the read that last saw it
-
-    def seen(self, view: LeaseView, begun: float, ended: float) -> Observer:
-        """What is known after one more read."""
-        if self.since is None or view.etag != self.view.etag:
-            return Observer(view, ended, ended)
-        return replace(self, confirmed=max(self.confirmed, begun))
-
-    @property
-    def unchanged_s(self) -> float:
-        """For how long the lease certainly hasn't been renewed."""
-        return 0.0 if self.since is None else max(0.0, self.confirmed - self.since)
-
-    @property
-    def expired(self) -> bool:
-        """May somebody else take it? Its holder stopped itself margin before its ttl was over."""
-        if self.since is None:
-            return False
-        if self.view.free or self.view.lease is None:
-            return True
-        return self.unchanged_s >= self.view.lease.ttl_s + self.view.lease.margin_s

@@ -291,7 +291,7 @@ class Inventory:
 class Lease:
     """Who is primary.
 
-    ``renewal`` counts up so that each write changes the ETag: expiry is observed, clocks aren't compared.
+    ``renewal`` counts up so that each write changes the ETag: whoever decided on an older one loses the race.
     """
 
     service: str

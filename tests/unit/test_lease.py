@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifeline.errors import LifelineError, Unavailable
-from lifeline.lease import Leases, LeaseView, Observer, describe
+from lifeline.lease import Leases, LeaseView, describe
 from lifeline.model import Lease
 from lifeline.store import MemoryStore
 from tests.contract.lease_suite import LeaseSuite, claim
@@ -160,48 +159,3 @@ def test_an_epoch_never_has_two_holders_and_epochs_only_grow(steps):
             assert holders.setdefault(lease.epoch, lease.holder) == lease.holder
         assert newest <= leases.read().epoch == max(holders, default=0)
         newest = leases.read().epoch
-
-
-# --- expiry is observed -----------------------------------------------------------------------------------------------
-
-LEASE = Lease("genesis", "a", 1, ttl_s=30, margin_s=5, renewal=0, taken_by="operator:ann", run_id="r")
-VIEW = LeaseView(LEASE, '"1"')
-
-
-@pytest.mark.parametrize(
-    ("begun", "expired"),
-    [
-        (10.0, False),
-        (44.9, False),
-        (45.0, True),  # ttl 30 + margin 5 after the end of the first read, which was at 10
-        (1000.0, True),
-    ],
-)
-def test_a_lease_expires_when_it_was_seen_unchanged_for_ttl_and_margin(begun: float, expired: bool):
-    observer = Observer().seen(VIEW, 9.0, 10.0).seen(VIEW, begun, begun + 1)
-    assert observer.expired is expired
-
-
-def test_nothing_expires_that_was_read_only_once_however_long_ago():
-    assert not Observer().seen(VIEW, 0.0, 1.0).expired
-    assert not Observer().expired
-
-
-def test_a_renewal_starts_the_clock_anew():
-    renewed = LeaseView(replace(LEASE, renewal=1), '"2"')
-    observer = Observer().seen(VIEW, 0, 1).seen(renewed, 100, 101)
-    assert not observer.expired
-    assert not observer.seen(renewed, 135.9, 136).expired
-    assert observer.seen(renewed, 136, 137).expired
-
-
-def test_a_slow_read_counts_against_expiry_at_both_ends():
-    # First seen at the end of a read, last confirmed at the begin of one: never sooner than it was.
-    observer = Observer().seen(VIEW, 0, 20).seen(VIEW, 54, 80)
-    assert observer.unchanged_s == 34
-    assert not observer.expired
-
-
-def test_what_nobody_holds_may_be_taken_at_once():
-    assert Observer().seen(LeaseView(), 0, 1).expired
-    assert Observer().seen(LeaseView(replace(LEASE, ttl_s=0.0), '"2"'), 0, 1).expired
