@@ -12,7 +12,11 @@ from lifeline import replica
 
 # A follower that has applied nothing yet is restoring; large databases take minutes.
 FIRST_RESTORE_S = 1800.0
-SETTLE_S = 0.5
+SETTLE_S = 3.0  # a follower looks every half second, and lists nine prefixes each time
+SETTLE_POLL_S = 0.25
+# Litestream's first two levels: single transactions, which go after minutes, and what they were compacted into. There
+# an object may begin before the follower's position and reach beyond it: one looks back by more than an object holds.
+_LEVELS = (("0000", 0), ("0001", 10_000))
 
 
 class Keys(Protocol):
@@ -69,17 +73,24 @@ def lag(
 ) -> Position:
     """Compare a follower with the vault. The vault is read first: what arrives while we look is no lag.
 
-    Under load a follower is always some 0.1 s behind, so one that is behind gets a moment to prove it is only that.
+    Under load a follower is always half a second behind, so one that is behind gets a moment to prove it is only that.
     """
     begun = applied()
-    prefix = f"{replica.replica_prefix(service, epoch, database)}/ltx/0/"
-    # "~" sorts behind everything in a name: the first key wanted is that of the next transaction.
-    newest = replica.newest_txid(vault.keys(prefix, after=f"{prefix}{replica.format_txid(begun)}~" if begun else ""))
+    root = replica.replica_prefix(service, epoch, database)
+    newest = max(replica.newest_txid(_behind(vault, f"{root}/{level}/", begun, back)) for level, back in _LEVELS)
     found = Position(applied(), max(newest, begun))
-    if found.behind:
-        sleep(SETTLE_S)
+    waited = 0.0
+    while found.behind and waited < SETTLE_S:
+        sleep(SETTLE_POLL_S)
+        waited += SETTLE_POLL_S
         found = Position(applied(), found.newest)
     return found
+
+
+def _behind(vault: Keys, prefix: str, begun: int, back: int) -> Iterable[str]:
+    """The keys of a level whose first transaction is later than `begun` - `back`."""
+    # "~" sorts behind everything in a name: the first key wanted is that of the next transaction.
+    return vault.keys(prefix, after=f"{prefix}{replica.format_txid(begun - back)}~" if begun > back else "")
 
 
 def progress(before: Watched | None, position: Position | None, now: float, stalled_s: float) -> Watched:

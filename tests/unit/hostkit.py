@@ -132,7 +132,14 @@ class FakeVault:
         self.objects[key] = body
 
     def replicate(self, epoch: int, txid: int, database: str = "trades") -> None:
-        self.objects[f"replica/genesis/epoch-{epoch:04d}/{database}/ltx/0/{txid:016x}-{txid:016x}.ltx"] = b"x"
+        self.objects[f"replica/genesis/epoch-{epoch:04d}/{database}/0000/{txid:016x}-{txid:016x}.ltx"] = b"x"
+
+    def compact(self, epoch: int, first: int, last: int, database: str = "trades") -> None:
+        """Level 0's objects become one of level 1."""
+        root = f"replica/genesis/epoch-{epoch:04d}/{database}"
+        for txid in range(first, last + 1):
+            self.objects.pop(f"{root}/0000/{txid:016x}-{txid:016x}.ltx", None)
+        self.objects[f"{root}/0001/{first:016x}-{last:016x}.ltx"] = b"x"
 
 
 class FakeLeases:

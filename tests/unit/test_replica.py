@@ -58,7 +58,7 @@ def test_a_restore_aims_at_one_thing() -> None:
 
 
 def test_the_newest_transaction_is_read_from_names_of_any_level() -> None:
-    prefix = "replica/genesis/epoch-0003/trades/ltx/"
+    prefix = "replica/genesis/epoch-0003/trades/"
     keys = [
         f"{prefix}0/000000000000000a-000000000000000a.ltx",
         f"{prefix}9/0000000000000001-000000000000000c.ltx",

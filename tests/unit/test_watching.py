@@ -19,6 +19,23 @@ def test_what_arrives_while_we_look_is_no_lag() -> None:
     assert len(slept) == 1
 
 
+def test_a_follower_that_stands_still_is_not_waited_for_for_long() -> None:
+    vault = FakeVault()
+    vault.replicate(1, 9)
+    slept: list[float] = []
+    assert lag(vault, "genesis", 1, "trades", lambda: 5, slept.append) == Position(5, 9)
+    assert 1 <= sum(slept) <= 5  # longer than a follower's pause, shorter than the pause between looks
+
+
+@pytest.mark.parametrize(("applied", "newest"), [(5, 9), (9, 9), (12, 12)])
+def test_what_was_compacted_is_seen_too(applied: int, newest: int) -> None:
+    vault = FakeVault()
+    for txid in range(1, 10):
+        vault.replicate(1, txid)
+    vault.compact(1, 2, 9)
+    assert lag(vault, "genesis", 1, "trades", lambda: applied, lambda _: None) == Position(applied, newest)
+
+
 def test_only_keys_behind_the_position_are_listed() -> None:
     class Counting(FakeVault):
         seen = 0
