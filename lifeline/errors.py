@@ -57,6 +57,13 @@ class Unavailable(LifelineError):
     exit_code = 7
 
 
+class NotDone(Unavailable):
+    """A host that did answer says that something was unreachable for it: what it was asked for is over, without effect.
+
+    Any other Unavailable may be an answer that got lost, and the deed may still be going on.
+    """
+
+
 class DataBad(LifelineError):
     """Data failed verification."""
 

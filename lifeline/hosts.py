@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lifeline import errors
-from lifeline.errors import BadConfig, LifelineError, Refused, StepFailed, Unavailable
+from lifeline.errors import BadConfig, LifelineError, NotDone, Refused, StepFailed, Unavailable
 from lifeline.model import Host
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _BY_CODE: Mapping[int, type[LifelineError]] = {
     kind.exit_code: kind
     for kind in vars(errors).values()
     if isinstance(kind, type) and issubclass(kind, LifelineError) and kind is not LifelineError
-}
+} | {NotDone.exit_code: NotDone}  # Unavailable to the host, which says so: nothing is under way there
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TextIO
 
-from lifeline.errors import BadInput, LifelineError, StepFailed, Unavailable, Unproven
+from lifeline.errors import BadInput, LifelineError, NotDone, StepFailed, Unavailable, Unproven
 from lifeline.journal import RUN_FINISHED, RUN_STARTED, Clock, Journal, SystemClock
 from lifeline.model import Evidence, Finding, Verdict
 
@@ -183,6 +183,8 @@ class Runbook:
             acted.done = True
             try:
                 step.do()
+            except NotDone:
+                raise  # nothing is going on that would be worth waiting for
             except Unavailable as error:
                 # It may have taken effect all the same: the probe decides, not the answer that got lost.
                 acted.error = error

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lifeline.errors import BadConfig, BadInput, DataBad, LifelineError, Refused, Unavailable, Unproven
+from lifeline.errors import BadConfig, BadInput, DataBad, LifelineError, NotDone, Refused, Unavailable, Unproven
 from lifeline.journal import read_lines
 from runbooks.failover import failover
 from tests.unit.world import NEW, OLD, FakeRemote, HostState, Killed, World
@@ -204,6 +204,21 @@ def test_the_self_fence_window_is_that_of_the_lease_that_was_held(world: World, 
     world.lease = replace(world.lease, ttl_s=held_ttl_s)
     run(world)
     assert world.clock.now >= max(held_ttl_s + 5, 35)
+
+
+def test_a_host_that_cant_reach_the_vault_stops_the_run_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer is the end of it: to wait half an hour for data that nobody is bringing helps nobody."""
+
+    def finalize(*_: object) -> None:
+        raise NotDone(f"{NEW}: the vault doesn't answer")
+
+    monkeypatch.setattr(FakeRemote, "_finalize", finalize)
+    with pytest.raises(Unavailable, match="vault doesn't answer"):
+        run(world)
+    assert world.clock.now < 60 and "start-primary" not in world.actions
+    monkeypatch.undo()
+    run(world)
+    assert world.hosts[NEW].role == "primary"
 
 
 def test_bad_data_is_not_served(world: World) -> None:

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from lifeline.errors import BadConfig, DataBad, LifelineError, Refused, StepFailed, Unavailable
+from lifeline.errors import BadConfig, DataBad, LifelineError, NotDone, Refused, StepFailed, Unavailable
 from lifeline.hosts import Hosts, Result, SshRemote, local, read_answer
 from lifeline.model import Host
 
@@ -213,6 +213,8 @@ def answer(code: int, out: object = None, err: bytes = b"") -> Result:
 
 def test_a_verb_s_answer_or_the_error_that_it_stands_for() -> None:
     assert read_answer("h", "observe", answer(0, {"role": "none"})) == {"role": "none"}
+    with pytest.raises(NotDone, match="h: the vault is away"):  # it answered: nothing is under way there
+        read_answer("h", "finalize", answer(7, {"error": "the vault is away"}))
     with pytest.raises(DataBad, match="h: books differ") as caught:
         read_answer("h", "verify", answer(8, {"error": "books differ", "hint": "fab restore"}))
     assert caught.value.hint == "fab restore"
