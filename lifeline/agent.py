@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from lifeline.apply import follower_programs
 from lifeline.barrier import Barrier, ControlSocket, Stats
-from lifeline.data import read_follower
+from lifeline.copies import drop_kept, read_follower
 from lifeline.errors import LifelineError
 from lifeline.fence import Judgement, Known, judge, valid_until
 from lifeline.layout import Config, Layout, RoleFile, load_config, read_json, read_role, write_role
@@ -261,6 +261,7 @@ class Agent:
             except LifelineError as error:
                 log.warning("the vault can't be read: %s", error.message)
                 position = None
+            drop_kept(self.config, database, epoch)
             found = progress(self.watched.get(database.name), position, self.now(), STALLED_S)
             if found.stalled:
                 log.warning(

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import data, proc, snapshots
+from lifeline import copies, data, proc, snapshots
 from lifeline.errors import BadInput, Refused, StepFailed
 from lifeline.layout import Config, read_role
 from lifeline.model import Finding
@@ -141,11 +141,11 @@ def normalise_time(text: str | None) -> str | None:
     return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _stage(config: Config, vault: data.Vault, epoch: int, at: str | None) -> tuple[int, dict[str, Any]]:
+def _stage(config: Config, vault: copies.Vault, epoch: int, at: str | None) -> tuple[int, dict[str, Any]]:
     """Restored beside, from the newest epoch up to `epoch` that reaches back to `at`: the time asked for may lie
     before a promotion."""
     while True:
-        source = data.find_target(config, vault, epoch).epoch
+        source = copies.find_target(config, vault, epoch).epoch
         try:
             return source, data.stage_restore(config, source, at)
         except data.NothingOldEnough:
@@ -155,7 +155,7 @@ def _stage(config: Config, vault: data.Vault, epoch: int, at: str | None) -> tup
 
 
 def restore(
-    config: Config, supervisor: Supervisor, vault: data.Vault, epoch: int, at: str | None, *, stage_only: bool
+    config: Config, supervisor: Supervisor, vault: copies.Vault, epoch: int, at: str | None, *, stage_only: bool
 ) -> dict[str, Any]:
     """Every database restored beside its live one, verified in full, then swapped in; the old ones are kept.
 

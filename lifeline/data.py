@@ -13,100 +13,24 @@ import os
 import pwd
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lifeline import proc, replica
+from lifeline.copies import Target, Vault, await_followers, find_end, read_follower
 from lifeline.errors import DataBad, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, read_data, read_json, sync_directory, write_data, write_file
 from lifeline.model import Finding, Verdict
 from lifeline.service import Database
 from lifeline.verify import Check, connect, rows, verify_database, worst
 
-FOLLOWER_STALL_S = 2.0  # without progress of the follower for so long, restoring anew is the faster way
-POLL_S = 0.05
 PREVIOUS_KEPT = 2
 
 
 class NothingOldEnough(StepFailed):
     """The replica holds nothing from before the time asked for."""
-
-
-class Vault(Protocol):
-    """What this module needs of the vault."""
-
-    def keys(self, prefix: str) -> Iterable[str]:
-        """Every key under `prefix`."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """The end of a replica: the epoch it is in, and each database's newest transaction."""
-
-    epoch: int
-    txids: Mapping[str, int]
-
-
-def find_target(config: Config, vault: Vault, epoch: int) -> Target:
-    """The newest data written in `epoch` or, when that promotion never wrote anything, before it.
-
-    Raises Unproven when there is none, or when a database is missing: an empty database is never the answer.
-    """
-    service = config.service
-    for candidate in range(epoch, 0, -1):
-        txids = {
-            database.name: replica.newest_txid(
-                vault.keys(replica.replica_prefix(service.name, candidate, database.name) + "/")
-            )
-            for database in service.databases
-        }
-        missing = sorted(name for name, txid in txids.items() if txid == 0)
-        if not missing:
-            return Target(candidate, txids)
-        if len(missing) < len(txids):
-            raise Unproven(
-                f"the replica of epoch {candidate} lacks {', '.join(missing)}: that promotion never was complete",
-                hint=f"fab restore --epoch {candidate - 1}" if candidate > 1 else "fab restore, from a snapshot",
-            )
-    raise Unproven(f"the vault holds no replica of {service.name} up to epoch {epoch}", hint="fab status")
-
-
-def read_follower(path: Path) -> int:
-    """The last transaction a follower has applied to `path` and synced; 0 when there is no follower's copy."""
-    try:
-        return replica.parse_txid(replica.txid_file(path).read_text()) if path.exists() else 0
-    except (OSError, ValueError):
-        return 0
-
-
-def await_followers(
-    config: Config,
-    target: Target,
-    *,
-    within: float,
-    running: Callable[[], bool],
-    clock: Callable[[], float] = time.monotonic,
-) -> dict[str, int]:
-    """Wait until the followers have reached `target`, as long as they make progress; returns what each has applied."""
-
-    def applied() -> dict[str, int]:
-        return {d.name: read_follower(config.layout.following(d, target.epoch)) for d in config.service.databases}
-
-    begun = moved = clock()
-    last = applied()
-    while not _reached(last, target) and clock() - begun < within and clock() - moved < FOLLOWER_STALL_S and running():
-        time.sleep(POLL_S)
-        now = applied()
-        if now != last:
-            last, moved = now, clock()
-    return last
-
-
-def _reached(applied: Mapping[str, int], target: Target) -> bool:
-    return all(applied.get(name, 0) == txid for name, txid in target.txids.items())
 
 
 def finalize(
@@ -123,12 +47,19 @@ def finalize(
 
     A follower's copy is taken when it has applied exactly the newest transaction: nothing newer exists that it could
     have begun to apply.
-    Else the database is restored beside. Either is verified before the swap.
+    Else the database is restored beside. Either is verified before the swap. Databases that are at the end already,
+    or beyond what the vault still has, are left alone.
     """
     begun = time.monotonic()
-    target = find_target(config, vault, epoch)
     data = read_data(config.layout)
-    if data.finalized == epoch and data.origin_epoch == target.epoch and dict(data.txids) == dict(target.txids):
+    try:
+        target = find_end(config, vault, epoch)
+    except Unproven:
+        if data.finalized != epoch or data.origin_epoch is None:
+            raise
+        target = Target(data.origin_epoch, dict(data.txids))  # brought here by a run before this one
+    if data.finalized == epoch and _covers(data, target):
+        target = Target(data.origin_epoch or target.epoch, dict(data.txids))
         stop_followers()
         if all(config.layout.live(database).exists() for database in config.service.databases):
             made = [
@@ -141,6 +72,13 @@ def finalize(
     made = [_bring(config, database, target, applied, begun + within) for database in config.service.databases]
     swap_all(config, DataFile(origin_epoch=target.epoch, finalized=epoch, txids=dict(target.txids)))
     return {"changed": True, "epoch": epoch, "source_epoch": target.epoch, "databases": made}
+
+
+def _covers(data: DataFile, target: Target) -> bool:
+    """Do the live databases hold all that `target` does?"""
+    if data.origin_epoch != target.epoch:
+        return data.origin_epoch is not None and data.origin_epoch > target.epoch
+    return all(data.txids.get(name, 0) >= txid for name, txid in target.txids.items())
 
 
 def _bring(
@@ -189,10 +127,16 @@ def restore_beside(
     finally:
         yml.unlink(missing_ok=True)
     if not done.ok:
-        kind = NothingOldEnough if at and "no matching backup" in done.reason else StepFailed
-        raise kind(
-            f"{database.name} can't be restored from epoch {epoch}: {replica.explain_restore_failure(done.reason)}"
-        )
+        says = f"{database.name} can't be restored from epoch {epoch}: {replica.explain_restore_failure(done.reason)}"
+        if at and "no matching backup" in done.reason:
+            raise NothingOldEnough(says)
+        hint = "bring the objects' versions back, or fab restore --at TIME, to before the damage"
+        if txid is not None and "no matching backup" in done.reason:
+            lacks = f"the vault lists transaction {txid}, and lacks what it builds on: the replica has a gap"
+            raise DataBad(f"{database.name} can't be restored from epoch {epoch}: {lacks}", hint=hint)
+        if replica.is_damage(done.reason):
+            raise DataBad(says, hint=hint)
+        raise StepFailed(says)
     set_wal(staged)
     return replica.parse_restore(done.stdout)
 

@@ -10,13 +10,12 @@ import grp
 import os
 import pwd
 import shlex
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lifeline import proc, replica
+from lifeline import copies, proc, replica
 from lifeline.errors import BadConfig, Refused
 from lifeline.layout import Config, read_role
 from lifeline.roles import ask_agent
@@ -50,15 +49,14 @@ def run_litestream(config: Config) -> NoReturn:
 
 def run_follower(config: Config, name: str) -> NoReturn:
     """A follower of one database, from the beginning: Litestream's own resumption usually fails, and a copy is cheap
-    to make again."""
+    to make again. The one there was is kept until then."""
     role = read_role(config.layout)
     if role.role != "standby":
         raise Refused(f"this host is {role.role}: only a standby follows")
     database = config.service.database(name)
     output = config.layout.following(database, role.epoch)
-    for folder in config.layout.beside(database).glob("follower-*"):
-        shutil.rmtree(folder)
     config.layout.private(database)
+    copies.keep_follower(config, database, role.epoch)
     output.parent.mkdir(mode=0o700)
     live, yml = config.layout.live(database), config.layout.follower_yml
     _await_replica(config, live, yml)

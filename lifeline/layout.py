@@ -91,8 +91,9 @@ class Layout:
         return self.root / str(database.path).lstrip("/")
 
     def beside(self, database: Database) -> Path:
-        """Root's own folder beside a live database: on the same file system, so that a swap is a rename."""
-        return self.live(database).parent / ".lifeline"
+        """Root's own folder for a database beside the live one: on the same file system, so that a swap is a rename.
+        One each: databases may share a folder, and what is done to one must not touch another's copies."""
+        return self.live(database).parent / ".lifeline" / database.name
 
     def private(self, database: Database) -> Path:
         """The same, made if it isn't there, for root alone: the service must not reach what will be swapped in."""
@@ -103,6 +104,10 @@ class Layout:
     def following(self, database: Database, epoch: int) -> Path:
         """The standby's warm copy."""
         return self.beside(database) / f"follower-{epoch:04d}" / f"{database.name}.db"
+
+    def kept(self, database: Database, epoch: int) -> Path:
+        """The warm copy of before, while a follower that began anew isn't as far."""
+        return self.beside(database) / f"kept-{epoch:04d}" / f"{database.name}.db"
 
     def staged(self, database: Database) -> Path:
         """A restored copy before it is swapped in."""

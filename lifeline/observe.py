@@ -14,7 +14,7 @@ from typing import Any
 from lifeline import roles
 from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
-from lifeline.data import read_follower
+from lifeline.copies import read_follower
 from lifeline.errors import LifelineError
 from lifeline.layout import Config, RoleFile, read_data, read_role
 from lifeline.service import Database

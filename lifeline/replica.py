@@ -52,7 +52,7 @@ def replica_prefix(service: str, epoch: int, database: str) -> str:
 
 
 def txid_of(key: str) -> int | None:
-    """The last transaction an LTX object holds, by its name (`…/ltx/0/<first>-<last>.ltx`), or None for any other
+    """The last transaction an LTX object holds, by its name (`…/0000/<first>-<last>.ltx`), or None for any other
     object."""
     found = _LTX.search(key)
     return int(found["last"], 16) if found else None
@@ -223,6 +223,14 @@ class Listed:
 def parse_list(body: bytes) -> list[Listed]:
     """Parse the control socket's answer to `GET /list`."""
     return [Listed(str(d["path"]), str(d["status"]), d.get("last_sync_at")) for d in json.loads(body)["databases"]]
+
+
+DAMAGE = ("non-contiguous", "checksum mismatch", "malformed", "invalid ltx", "decode")
+
+
+def is_damage(reason: str) -> bool:
+    """Does Litestream speak of objects that are missing or spoilt, rather than of a store that doesn't answer?"""
+    return any(words in reason.lower() for words in DAMAGE)
 
 
 def explain_restore_failure(reason: str) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import data, proc, replica
+from lifeline import copies, data, proc, replica
 from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
 from lifeline.errors import Refused, StepFailed, Unproven
@@ -227,8 +227,7 @@ def _tidy(config: Config, epoch: int) -> None:
         if state.name != f"epoch-{epoch:04d}":
             shutil.rmtree(state, ignore_errors=True)
     for database in config.service.databases:
-        for folder in config.layout.beside(database).glob("follower-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        copies.drop_followers(config, database)
 
 
 def _await_lease(config: Config, epoch: int) -> None:

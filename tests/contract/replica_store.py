@@ -64,6 +64,9 @@ class S3:
     def write(self, key: str, body: bytes) -> None:
         self.client.put_object(Bucket=self.destination.bucket, Key=key, Body=body)
 
+    def delete(self, key: str) -> None:
+        self.client.delete_object(Bucket=self.destination.bucket, Key=key)
+
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
         """The store hangs: connections are accepted by the kernel and never answered."""

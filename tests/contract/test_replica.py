@@ -13,13 +13,14 @@ from pathlib import Path
 import apsw
 import pytest
 
-from lifeline import backups, data, replica, roles
+from lifeline import backups, copies, data, replica, roles
 from lifeline.barrier import Barrier
-from lifeline.errors import LifelineError, StepFailed, Unproven
+from lifeline.errors import DataBad, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, Layout, read_data
 from lifeline.model import Inventory
 from lifeline.service import Service
 from lifeline.verify import connect, rows, verify_database
+from lifeline.watching import Position, lag
 from tests.contract.replica_store import LITESTREAM, S3, Site, store, wait
 from tests.unit.hostkit import FakeSupervisor
 
@@ -140,11 +141,11 @@ def test_a_follower_reaches_the_newest_transaction_and_its_file_says_so(site: Si
         insert(database, 1)
         site.control.sync(site.path, 10)
         with site.following(output):
-            wait(lambda: data.read_follower(output) == site.newest() > 0, 15, "the follower has the first copy")
+            wait(lambda: copies.read_follower(output) == site.newest() > 0, 15, "the follower has the first copy")
             for number in range(2, 12):
                 insert(database, number)
                 site.control.sync(site.path, 10)
-            wait(lambda: data.read_follower(output) == site.newest(), 10, "the follower catches up")
+            wait(lambda: copies.read_follower(output) == site.newest(), 10, "the follower catches up")
     data.set_wal(output)
     assert ids(output) == list(range(1, 12))
     assert verify_database(output, [], "full").verdict == "PASS"
@@ -251,7 +252,7 @@ def test_finalize_takes_the_follower_that_is_there_and_sets_wal_again(site: Site
     host = Host(tmp_path / "b", site)
     output = host.config.layout.following(host.config.service.databases[0], 1)
     with site.following(output) as follower:
-        wait(lambda: data.read_follower(output) == site.newest(), 15, "the follower is there")
+        wait(lambda: copies.read_follower(output) == site.newest(), 15, "the follower is there")
 
         def stop() -> None:
             follower.terminate()
@@ -269,7 +270,7 @@ def test_finalize_restores_when_the_follower_has_stalled_short_of_the_end(site: 
     host = Host(tmp_path / "b", site)
     output = host.config.layout.following(host.config.service.databases[0], 1)
     with site.following(output):
-        wait(lambda: data.read_follower(output) == site.newest(), 15, "the follower is there")
+        wait(lambda: copies.read_follower(output) == site.newest(), 15, "the follower is there")
     fill(site, range(4, 8))
     answer = host.finalize(1, running=True)
     assert answer["databases"][0]["method"] == "restore"  # type: ignore[index]
@@ -283,7 +284,7 @@ def test_finalize_keeps_the_old_database_and_lets_no_old_log_near_the_new_one(si
     insert(old, 99)  # in the log, not in the file
     host.finalize(1)
     assert ids(host.live) == [1, 2, 3]
-    aside = next((host.live.parent / ".lifeline" / "previous").iterdir())
+    aside = next((host.live.parent / ".lifeline" / "trades" / "previous").iterdir())
     assert {path.name for path in aside.iterdir()} >= {"trades.db", "trades.db-wal"}
 
 
@@ -307,9 +308,79 @@ def test_damage_in_the_vault_stops_finalize_and_leaves_the_live_database_alone(s
     host.live.write_bytes(b"the old one")
     for key in list(site.store.keys(f"replica/{site.service}/")):
         site.store.write(key, b"damaged")
-    with pytest.raises(LifelineError):
+    with pytest.raises(DataBad):
         host.finalize(1)
     assert host.live.read_bytes() == b"the old one"
+
+
+def test_a_followers_lag_is_seen_in_what_litestream_really_writes(site: Site) -> None:
+    """The layout of its keys is Litestream's own: looked for in the wrong place, every lag would be none."""
+    for number in range(1, 4):
+        fill(site, range(number, number + 1))
+    newest = site.newest()
+    assert newest >= 3
+    for applied in (1, newest - 1, newest):
+        seen = lag(site.store, site.service, 1, "trades", lambda applied=applied: applied, lambda _: None)  # type: ignore[misc]
+        assert seen == Position(applied, newest)
+
+
+def follow_to_the_end(site: Site, output: Path) -> None:
+    """A follower that has everything, and was stopped."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with site.following(output) as follower:
+        wait(lambda: copies.read_follower(output) == site.newest() > 0, 15, "the follower is there")
+        follower.terminate()
+        follower.wait(10)
+
+
+def logs(site: Site) -> list[str]:
+    """The keys of single transactions' objects, oldest first."""
+    return sorted(key for key in site.store.keys(f"replica/{site.service}/") if "/0000/" in key)
+
+
+@pytest.mark.parametrize("left", [-1, 0], ids=["all but the newest objects", "nothing"])
+def test_a_follower_that_is_further_than_a_vault_that_lost_objects_is_taken(
+    site: Site, tmp_path: Path, left: int
+) -> None:
+    fill(site, range(1, 4))
+    fill(site, range(4, 8))
+    host = Host(tmp_path / "b", site)
+    follow_to_the_end(site, host.config.layout.following(host.config.service.databases[0], 1))
+    newest = site.newest()
+    keys = list(site.store.keys(f"replica/{site.service}/"))
+    for key in keys if left == 0 else [key for key in keys if replica.txid_of(key) == newest]:
+        site.store.delete(key)
+    answer = host.finalize(1)
+    assert answer["databases"][0]["txid"] == newest  # type: ignore[index]
+    assert ids(host.live) == [1, 2, 3, 4, 5, 6, 7]
+    assert host.finalize(1)["changed"] is False  # killed here and run again: not set back to what the vault has
+    assert ids(host.live) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_copy_kept_from_an_interrupted_follower_is_no_data_to_lose_in_silence(site: Site, tmp_path: Path) -> None:
+    fill(site, range(1, 8))
+    host = Host(tmp_path / "b", site)
+    database = host.config.service.databases[0]
+    follow_to_the_end(site, host.config.layout.following(database, 1))
+    copies.keep_follower(host.config, database, 1)
+    kept = host.config.layout.kept(database, 1)
+    assert ids(kept) == [1, 2, 3, 4, 5, 6, 7]
+    newest = site.newest()
+    for key in [key for key in site.store.keys(f"replica/{site.service}/") if replica.txid_of(key) == newest]:
+        site.store.delete(key)
+    with pytest.raises(DataBad, match=str(kept)):
+        host.finalize(1)
+    assert not host.live.exists() and kept.exists()
+
+
+def test_a_gap_in_the_vault_is_bad_data_and_starts_nothing(site: Site, tmp_path: Path) -> None:
+    for number in range(1, 6):
+        fill(site, range(number, number + 1))
+    site.store.delete(logs(site)[-2])
+    host = Host(tmp_path / "b", site)
+    with pytest.raises(DataBad, match="gap"):
+        host.finalize(1)
+    assert not host.live.exists()
 
 
 def test_a_restore_to_a_time_finds_what_was_there_then(site: Site, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lifeline import data, replica
-from lifeline.data import Target
+from lifeline import copies, data, replica
+from lifeline.copies import Target
 from lifeline.errors import Unproven
 from lifeline.layout import Config, DataFile, read_data, write_data
 from lifeline.replica import Restored
@@ -116,15 +116,15 @@ def test_the_target_is_the_newest_epoch_that_has_every_database(tmp_path: Path) 
     made, vault = config(tmp_path, service=TWO), FakeVault()
     for name, txid in (("trades", 7), ("orders", 9)):
         vault.replicate(2, txid, name)
-    assert data.find_target(made, vault, 4) == Target(2, {"trades": 7, "orders": 9})
+    assert copies.find_target(made, vault, 4) == Target(2, {"trades": 7, "orders": 9})
     vault.replicate(3, 1, "trades")
     with pytest.raises(Unproven, match="lacks orders"):
-        data.find_target(made, vault, 4)
+        copies.find_target(made, vault, 4)
 
 
 def test_no_replica_is_an_error_never_an_empty_database(tmp_path: Path) -> None:
     with pytest.raises(Unproven, match="no replica"):
-        data.find_target(config(tmp_path), FakeVault(), 3)
+        copies.find_target(config(tmp_path), FakeVault(), 3)
 
 
 def follower(made: Config, epoch: int, txid: str) -> None:
@@ -137,7 +137,7 @@ def follower(made: Config, epoch: int, txid: str) -> None:
 def test_a_followers_position(tmp_path: Path, text: str, txid: int) -> None:
     made = config(tmp_path)
     follower(made, 1, text)
-    assert data.read_follower(made.layout.following(made.service.databases[0], 1)) == txid
+    assert copies.read_follower(made.layout.following(made.service.databases[0], 1)) == txid
 
 
 def test_a_position_without_its_copy_is_none(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_position_without_its_copy_is_none(tmp_path: Path) -> None:
     follower(made, 1, f"{7:016x}\n")
     copy = made.layout.following(made.service.databases[0], 1)
     copy.unlink()
-    assert data.read_follower(copy) == 0
+    assert copies.read_follower(copy) == 0
 
 
 def test_waiting_for_a_follower_ends_when_it_is_there_stands_still_or_is_gone(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_waiting_for_a_follower_ends_when_it_is_there_stands_still_or_is_gone(tm
             return clock[0]
 
         target = Target(1, {"trades": txid})
-        return data.await_followers(made, target, within=60, running=lambda: running, clock=tick)
+        return copies.await_followers(made, target, within=60, running=lambda: running, clock=tick)
 
     there, gone, still = [0.0], [0.0], [0.0]
     assert wait(7, True, there) == {"trades": 7} and there[0] < 2
