@@ -12,6 +12,7 @@ import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lab.tls import TlsFiles
 from lifeline.errors import BadConfig
 
 LAB_NET = "198.18.0.0/15"
@@ -19,6 +20,7 @@ LAB_NET = "198.18.0.0/15"
 CLOUD_BRIDGE = "ll-cloud"
 API_ADDRESS = "198.18.0.10"
 API_PORT = 80
+API_TLS_PORT = 443  # the same, for clients that send a token over HTTPS only
 METADATA_PORT = 8169  # a droplet's 169.254.169.254:80 arrives here; the droplet is known by its source address
 AWS_S3_ADDRESS = "198.18.0.20"
 AWS_IAM_ADDRESS = "198.18.0.21"
@@ -109,6 +111,11 @@ class LabConfig:
     def api_database(self) -> Path:
         """The simulated API's SQLite state; DNS reads it too."""
         return self.state / "api" / "state.sqlite3"
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The API's certificate, and what makes clients accept it."""
+        return TlsFiles(self.state / "tls")
 
     @property
     def machines(self) -> Path:

@@ -32,6 +32,7 @@ _FOLDERS = (
     "proxy",
     "providers",
     "operator",
+    "tls",
     "pulumi-backend",
     "world",
 )
@@ -217,7 +218,7 @@ def _part_status(name: str, ready: Callable[[], bool]) -> PartStatus:
 
 
 _ADDRESSES = {
-    "api": f"http://{config.API_ADDRESS}",
+    "api": f"https://{config.API_ADDRESS}, and http",
     "aws": f"http://{config.AWS_IAM_ADDRESS}",
     "store-aws": f"http://{config.AWS_S3_ADDRESS}",
     "dns": f"{config.DNS_ADDRESS}:{config.DNS_PORT}",

@@ -13,7 +13,7 @@ from dnslib import DNSRecord
 from lab import aws, config, objectstore, proxy
 from lab.config import LabConfig
 from lab.processes import Group, spawn, wait_until
-from lab.servers import HttpProbe, Server, prepare, tidy
+from lab.servers import Every, HttpProbe, Server, prepare, tidy
 from lifeline.errors import StepFailed
 
 READY_S = 30.0
@@ -63,7 +63,12 @@ def api(lab: LabConfig) -> Server:
             "PATH": _SYSTEM_PATH,
             "LC_ALL": "C.UTF-8",
         },
-        ready=HttpProbe(config.API_ADDRESS, config.API_PORT, "/v2/account", (401,)),
+        ready=Every(
+            (
+                HttpProbe(config.API_ADDRESS, config.API_PORT, "/v2/account", (401,)),
+                HttpProbe(config.API_ADDRESS, config.API_TLS_PORT, "/v2/account", (401,), lab.tls.authority),
+            )
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +18,22 @@ _PROBE_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True)
 class HttpProbe:
-    """Ready when ``GET path`` there answers with one of ``expect``. Never goes through a proxy."""
+    """Ready when ``GET path`` there answers with one of ``expect``. Never goes through a proxy.
+
+    ``authority``: speak TLS, and accept a certificate of this authority (PEM) only.
+    """
 
     address: str
     port: int
     path: str = "/"
     expect: tuple[int, ...] = (200,)
+    authority: Path | None = None
 
     def __call__(self) -> bool:
-        connection = http.client.HTTPConnection(self.address, self.port, timeout=_PROBE_TIMEOUT_S)
+        try:
+            connection = self._connection()
+        except OSError:  # no authority
+            return False
         try:
             connection.request("GET", self.path)
             return connection.getresponse().status in self.expect
@@ -33,6 +41,12 @@ class HttpProbe:
             return False
         finally:
             connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self.authority is None:
+            return http.client.HTTPConnection(self.address, self.port, timeout=_PROBE_TIMEOUT_S)
+        trusted = ssl.create_default_context(cafile=self.authority)
+        return http.client.HTTPSConnection(self.address, self.port, timeout=_PROBE_TIMEOUT_S, context=trusted)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab import config
+from lab import config, tls
 from lab.config import LabConfig
 from lab.network import run
 from lifeline.errors import StepFailed
@@ -28,6 +28,7 @@ def prepare(lab: LabConfig) -> None:
     folder = lab.ssh_key.parent
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     lab.pulumi_backend.mkdir(parents=True, exist_ok=True, mode=0o700)
+    tls.ensure(lab.tls, (config.API_ADDRESS,))
     _keep(lab.seed_file, secrets.token_hex(32))
     _keep(lab.passphrase_file, secrets.token_urlsafe(32))
     _keep(lab.pulumi_passphrase_file, PULUMI_PASSPHRASE)
@@ -63,7 +64,8 @@ def environment(lab: LabConfig, pulumi: Path, debug_providers: str = "") -> dict
         "HOME": os.environ.get("HOME", "/root"),
         "LIFELINE_LAB": str(lab.state),
         "DIGITALOCEAN_TOKEN": lab.token,
-        "DIGITALOCEAN_API_URL": f"http://{config.API_ADDRESS}",
+        "DIGITALOCEAN_API_URL": f"https://{config.API_ADDRESS}",
+        **dict.fromkeys(tls.VARIABLES, str(lab.tls.bundle)),
         "SPACES_ENDPOINT_URL": f"http://{{{{.Region}}}}.{config.SPACES_SUFFIX}",
         "SPACES_ACCESS_KEY_ID": lab.spaces_admin.access_key,
         "SPACES_SECRET_ACCESS_KEY": lab.spaces_admin.secret_key,

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from lab import config as addresses
 from lab.api.app import create_app
-from lab.api.config import Config, RegionConfig, Token, load_config
+from lab.api.config import Config, RegionConfig, Tls, Token, load_config
 from lab.api.memory import InMemoryMachines, InMemorySpaces
 from lab.api.metadata import create_metadata_app
 from lab.config import LabConfig
@@ -39,20 +39,21 @@ def lab_config(lab: LabConfig) -> Config:
         tokens=(Token(lab.token),),
         regions=tuple(RegionConfig(r.slug, r.bridge, r.subnet, r.gateway) for r in regions),
         listen=f"{addresses.API_ADDRESS}:{addresses.API_PORT}",
+        tls=Tls(f"{addresses.API_ADDRESS}:{addresses.API_TLS_PORT}", lab.tls.certificate, lab.tls.key),
         metadata_listen=f"{addresses.API_ADDRESS}:{addresses.METADATA_PORT}",
         dns=f"{addresses.DNS_ADDRESS}:{addresses.DNS_PORT}",
     )
 
 
 class _Server(uvicorn.Server):
-    """Two of them share a process, so neither may own its signals."""
+    """Several share a process, so neither may own its signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _server(app: ASGIApp, listen: str, *, lifespan: bool) -> _Server:
+def _server(app: ASGIApp, listen: str, *, lifespan: bool = False, tls: Tls | None = None) -> _Server:
     host, _, port = listen.rpartition(":")
     settings = uvicorn.Config(
         app,
@@ -64,6 +65,8 @@ def _server(app: ASGIApp, listen: str, *, lifespan: bool) -> _Server:
         timeout_graceful_shutdown=_STOP_S,
         timeout_keep_alive=_KEEP_ALIVE_S,
         server_header=False,
+        ssl_certfile=tls.certificate if tls else None,
+        ssl_keyfile=tls.key if tls else None,
     )
     return _Server(settings)
 
@@ -73,8 +76,10 @@ async def serve(config: Config, machines: Machines, spaces: Spaces) -> None:
     app = create_app(config, machines, spaces)
     servers = [
         _server(app, config.listen, lifespan=True),
-        _server(create_metadata_app(app.state.cloud), config.metadata_listen, lifespan=False),
+        _server(create_metadata_app(app.state.cloud), config.metadata_listen),
     ]
+    if config.tls:
+        servers.append(_server(app, config.tls.listen, tls=config.tls))
 
     def stop() -> None:
         for server in servers:

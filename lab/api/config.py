@@ -49,6 +49,15 @@ class Token:
 
 
 @dataclass(frozen=True)
+class Tls:
+    """A second address, where the API speaks TLS. The files are PEM; ``certificate`` may be a chain."""
+
+    listen: str
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything the simulator is told. Seconds are in `*_s`; addresses to listen on are "host:port"."""
 
@@ -56,6 +65,7 @@ class Config:
     tokens: tuple[Token, ...]
     regions: tuple[RegionConfig, ...]
     listen: str = "198.18.0.10:80"
+    tls: Tls | None = None  # pydo, for one, sends no token over plain HTTP
     metadata_listen: str = "198.18.0.10:8169"
     images: tuple[str, ...] = ("debian-13-x64",)
     default_vpc_range: str = "198.19.0.0/16"
@@ -94,6 +104,9 @@ def parse_config(raw: Mapping[str, Any], *, source: str = "configuration") -> Co
         values["state_dir"] = Path(values["state_dir"])
         values["regions"] = tuple(RegionConfig(slug=slug, **settings) for slug, settings in regions.items())
         values["tokens"] = tuple(Token(t) if isinstance(t, str) else Token(**t) for t in tokens)
+        if "tls" in values:
+            tls = values["tls"]
+            values["tls"] = Tls(tls["listen"], Path(tls["certificate"]), Path(tls["key"]))
         if "images" in values:
             values["images"] = tuple(values["images"])
         config = Config(**values)

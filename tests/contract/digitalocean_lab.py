@@ -14,6 +14,7 @@ import uvicorn
 from lab.api.app import create_app
 from lab.api.config import Config, RegionConfig, Token
 from lab.api.memory import InMemoryMachines, InMemorySpaces
+from lab.tls import TlsFiles, ensure
 
 TOKEN = "dop_v1_test"
 
@@ -30,15 +31,26 @@ def config(state: Path, **changes: object) -> Config:
 
 @contextlib.contextmanager
 def served(
-    state: Path, machines: InMemoryMachines | None = None, spaces: InMemorySpaces | None = None, **settings: object
+    state: Path,
+    machines: InMemoryMachines | None = None,
+    spaces: InMemorySpaces | None = None,
+    tls: TlsFiles | None = None,
+    **settings: object,
 ) -> Iterator[str]:
-    """The API on a free port of loopback; yields its URL. `settings` are fields of its Config."""
+    """The API on a free port of loopback; yields its URL. `settings` are fields of its Config.
+
+    `tls`: serve HTTPS, with a certificate drawn there as for a lab.
+    """
+    secure = {}
+    if tls is not None:
+        ensure(tls, ("127.0.0.1",))
+        secure = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key}
     # The protocol is named because asyncio sends small answers at once only where it is (40 ms a call otherwise).
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
         app = create_app(config(state, **settings), machines or InMemoryMachines(), spaces or InMemorySpaces())
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", **secure))  # type: ignore[arg-type]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         end = time.monotonic() + 10

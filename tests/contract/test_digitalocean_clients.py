@@ -15,46 +15,49 @@ import pytest
 from azure.core.exceptions import HttpResponseError
 from pydo import Client
 
+from lab.tls import VARIABLES, TlsFiles
 from tests.contract.digitalocean_lab import TOKEN, served
 from tests.contract.digitalocean_tour import KEY
 
-# pydo sends a token over plain HTTP only when each call says so; the other clients need nothing.
-HTTP = {"enforce_https": False}
 DROPLET = {"name": "web", "region": "nyc3", "size": "s-1vcpu-1gb", "image": "debian-13-x64", "tags": ["web"]}
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tmp_path_factory.mktemp("api")) as where:
+    """Over TLS, without which pydo sends no token, in a shell that trusts as `fab lab.env` makes it."""
+    tls = TlsFiles(tmp_path_factory.mktemp("tls"))
+    with served(tmp_path_factory.mktemp("api"), tls=tls) as where, pytest.MonkeyPatch.context() as shell:
+        for name in VARIABLES:
+            shell.setenv(name, str(tls.bundle))
         yield where
 
 
 def test_pydo_orders_a_droplet_and_waits_for_it(url: str) -> None:
     client: Any = Client(token=TOKEN, endpoint=url)
-    key = client.ssh_keys.create(**HTTP, body={"name": "k", "public_key": KEY})["ssh_key"]
-    made = client.droplets.create(**HTTP, body={**DROPLET, "ssh_keys": [key["id"]]})
+    key = client.ssh_keys.create(body={"name": "k", "public_key": KEY})["ssh_key"]
+    made = client.droplets.create(body={**DROPLET, "ssh_keys": [key["id"]]})
     action = made["links"]["actions"][0]["id"]
     end = time.monotonic() + 10
-    while client.actions.get(**HTTP, action_id=action)["action"]["status"] == "in-progress":
+    while client.actions.get(action_id=action)["action"]["status"] == "in-progress":
         assert time.monotonic() < end
-    droplet = client.droplets.get(**HTTP, droplet_id=made["droplet"]["id"])["droplet"]
+    droplet = client.droplets.get(droplet_id=made["droplet"]["id"])["droplet"]
     assert droplet["status"] == "active"
-    assert client.tags.get(**HTTP, tag_id="web")["tag"]["resources"]["droplets"]["count"] == 1
-    client.domains.create(**HTTP, body={"name": "pydo.test"})
+    assert client.tags.get(tag_id="web")["tag"]["resources"]["droplets"]["count"] == 1
+    client.domains.create(body={"name": "pydo.test"})
     record = {"type": "A", "name": "w", "data": "198.18.1.10", "ttl": 30}
-    made = client.domains.create_record(**HTTP, domain_name="pydo.test", body=record)["domain_record"]
+    made = client.domains.create_record(domain_name="pydo.test", body=record)["domain_record"]
     changed = client.domains.update_record(
-        **HTTP, domain_name="pydo.test", domain_record_id=made["id"], body={"type": "A", "data": "198.18.1.11"}
+        domain_name="pydo.test", domain_record_id=made["id"], body={"type": "A", "data": "198.18.1.11"}
     )
     assert changed["domain_record"]["data"] == "198.18.1.11"
-    client.droplets.destroy(**HTTP, droplet_id=droplet["id"])
-    assert client.droplets.get(**HTTP, droplet_id=droplet["id"])["id"] == "not_found"
+    client.droplets.destroy(droplet_id=droplet["id"])
+    assert client.droplets.get(droplet_id=droplet["id"])["id"] == "not_found"
 
 
 def test_pydo_is_told_what_is_wrong(url: str) -> None:
     stranger: Any = Client(token="nobody", endpoint=url)
     with pytest.raises(HttpResponseError) as refusal:
-        stranger.account.get(**HTTP)
+        stranger.account.get()
     assert refusal.value.status_code == 401
 
 

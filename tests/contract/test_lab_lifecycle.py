@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +33,9 @@ def silent(_: str) -> None:
 
 def api(env: dict[str, str]) -> httpx.Client:
     headers = {"Authorization": f"Bearer {env['DIGITALOCEAN_TOKEN']}"}
-    return httpx.Client(base_url=env["DIGITALOCEAN_API_URL"], headers=headers, trust_env=False, timeout=30)
+    trusted = ssl.create_default_context(cafile=env["SSL_CERT_FILE"])
+    url = env["DIGITALOCEAN_API_URL"]
+    return httpx.Client(base_url=url, headers=headers, trust_env=False, verify=trusted, timeout=30)
 
 
 def make_droplet(env: dict[str, str], name: str) -> int:
@@ -117,11 +120,29 @@ def test_env_is_a_shell_script_that_gives_the_promised_names(lab: dict[str, str]
         AWS_ENDPOINT_URL_STS AWS_ENDPOINT_URL_S3_CONTROL http_proxy no_proxy PULUMI_BACKEND_URL
         PULUMI_CONFIG_PASSPHRASE_FILE PULUMI_STACK
         PULUMI_HOME PULUMI_SKIP_UPDATE_CHECK LIFELINE_STACK LIFELINE_SSH_KEY LIFELINE_PASSPHRASE_FILE LIFELINE_DNS
+        SSL_CERT_FILE REQUESTS_CA_BUNDLE CURL_CA_BUNDLE
     """.split()  # noqa: SIM905 - one name a word reads better than thirty quotes
     check = 'eval "$1"; shift; for name; do [ -n "${!name}" ] || echo "$name"; done; dig +short ams3.spaces.test'
     argv = ["bash", "-euc", check, "-", lifecycle.env_script(), *promised]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]})
     assert done.stdout.split() == [config.REGIONS["ams3"].spaces]
+
+
+PYDO = """
+import os
+from pydo import Client
+client = Client(token=os.environ["DIGITALOCEAN_TOKEN"], endpoint=os.environ["DIGITALOCEAN_API_URL"])
+print(client.account.get()["account"]["status"], isinstance(client.droplets.list()["droplets"], list))
+"""
+
+
+def test_pydo_and_curl_work_in_the_operators_shell_as_they_are(lab: dict[str, str]) -> None:
+    check = 'eval "$1"; python -c "$2"; curl -s -o /dev/null -w %{http_code} "$DIGITALOCEAN_API_URL/v2/account"'
+    argv = ["bash", "-euc", check, "-", lifecycle.env_script(), PYDO]
+    # Like a shell with settings of its own, which the script's must win over.
+    other = {"PATH": os.environ["PATH"], "CURL_CA_BUNDLE": "/dev/null", "REQUESTS_CA_BUNDLE": "/dev/null"}
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=other)
+    assert done.stdout.split() == ["active", "True", "401"]
 
 
 def test_the_operators_shell_reaches_a_bucket_by_its_virtual_host_name(lab: dict[str, str]) -> None:

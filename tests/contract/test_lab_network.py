@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 
@@ -40,6 +41,13 @@ def reaches(hosts: Bench, spec: MachineSpec, address: str, port: int) -> bool:
     return subprocess.run(inside, capture_output=True, check=False).returncode == 0
 
 
+def reaches_the_api(hosts: Bench, spec: MachineSpec) -> bool:
+    """By HTTP and by HTTPS, or by neither."""
+    plain, secure = (reaches(hosts, spec, config.API_ADDRESS, port) for port in (config.API_PORT, config.API_TLS_PORT))
+    assert plain == secure
+    return plain
+
+
 def reached_from(source: str, spec: MachineSpec) -> bool:
     """A TCP connection from outside to a droplet's sshd."""
     try:
@@ -57,7 +65,7 @@ def view(hosts: Bench, pair: TWO_HOSTS) -> dict[str, bool]:
     here, there = pair["nyc3"], pair["sgp1"]
     return {
         "sgp1": reaches(hosts, here, there.interfaces[0].address, 22),
-        "api": reaches(hosts, here, config.API_ADDRESS, 80),
+        "api": reaches_the_api(hosts, here),
         "aws": reaches(hosts, here, config.AWS_S3_ADDRESS, 80),
         "dns": reaches(hosts, here, config.DNS_ADDRESS, 53),
         "spaces": reaches(hosts, here, config.REGIONS["ams3"].spaces, 80),
@@ -146,7 +154,9 @@ def ask(name: str, kind: str = "A", tcp: bool = False) -> tuple[str, list[tuple[
 @pytest.fixture
 def cloud(lab: dict[str, str]) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {lab['DIGITALOCEAN_TOKEN']}"}
-    with httpx.Client(base_url=lab["DIGITALOCEAN_API_URL"], headers=headers, trust_env=False, timeout=30) as client:
+    trusted = ssl.create_default_context(cafile=lab["SSL_CERT_FILE"])
+    url = lab["DIGITALOCEAN_API_URL"]
+    with httpx.Client(base_url=url, headers=headers, trust_env=False, verify=trusted, timeout=30) as client:
         yield client
 
 
