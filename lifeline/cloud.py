@@ -81,7 +81,13 @@ class DigitalOcean:
             raise BadConfig(
                 "DIGITALOCEAN_TOKEN isn't set", hint='eval "$(fab lab.env)", or export DIGITALOCEAN_TOKEN=…'
             )
-        return cls(os.environ.get("DIGITALOCEAN_API_URL") or api, token)
+        try:
+            return cls(os.environ.get("DIGITALOCEAN_API_URL") or api, token)
+        except OSError as error:  # the only file read here: whom to trust (a lab's goes with the lab)
+            raise BadConfig(
+                f"SSL_CERT_FILE={os.environ.get('SSL_CERT_FILE', '')} can't be read: {error.strerror or error}",
+                hint='eval "$(fab lab.env)" when a lab is up, else unset SSL_CERT_FILE',
+            ) from error
 
     def power_state(self, droplet_id: str) -> PowerState:
         """What the cloud says the droplet is; "absent" when there is none."""

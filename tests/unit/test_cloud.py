@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
 
 from lifeline.cloud import DigitalOcean, ReadOnly, TokenRefused
-from lifeline.errors import Refused, Unavailable
+from lifeline.errors import BadConfig, Refused, Unavailable
 from lifeline.model import Record
 from tests.unit.world import FakeClock
 
@@ -126,3 +127,17 @@ def test_a_dry_run_looks_and_touches_nothing() -> None:
         with pytest.raises(Refused, match="a dry run may not"):
             touch()
     assert len(api.asked) == 1
+
+
+@pytest.mark.parametrize("text", [None, "no certificate"])
+def test_a_file_of_authorities_that_went_with_its_lab_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    bundle = tmp_path / "bundle.pem"
+    if text:
+        bundle.write_text(text)
+    monkeypatch.setenv("DIGITALOCEAN_TOKEN", "t")
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    with pytest.raises(BadConfig, match=r"bundle\.pem can't be read") as refused:
+        DigitalOcean.from_environment("https://198.18.0.10")
+    assert "unset SSL_CERT_FILE" in (refused.value.hint or "")
