@@ -62,6 +62,52 @@ def test_a_rebuilt_old_primary_is_fenced_under_its_new_id(world: World) -> None:
     assert world.power["77"] == "off"
 
 
+class Tripwire:
+    """A door that kills the process before its n-th call, counted over all doors of a run."""
+
+    def __init__(self, door: Any, calls: list[str], fatal: int | None) -> None:
+        self._door, self._calls, self._fatal = door, calls, fatal
+
+    def __getitem__(self, name: str) -> Tripwire:
+        return Tripwire(self._door[name], self._calls, self._fatal)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._door, name)
+        if not callable(found):
+            return found
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._calls.append(name)
+            if len(self._calls) == self._fatal:
+                raise Killed(name)
+            return found(*arguments, **options)
+
+        return call
+
+
+def run_until(world: World, fatal: int | None) -> list[str]:
+    """One operator's process that dies before its call number ``fatal``; all calls it made."""
+    site, calls = world.process(), list[str]()
+    for door in ("hosts", "cloud", "leases", "vault", "outside"):
+        setattr(site, door, Tripwire(getattr(site, door), calls, fatal))
+    failover(site, yes=True)
+    return calls
+
+
+def test_killed_before_any_call_whatever_it_resumes(tmp_path: Path) -> None:
+    """Not only between actions: kill -9 comes at any time, also while it looks."""
+    calls = run_until(World(tmp_path / "whole"), None)
+    assert len(calls) > 15 and calls[-1] == "put"  # the journal to the vault, when all is done
+    for fatal in range(1, len(calls)):
+        world = World(tmp_path / str(fatal))
+        with pytest.raises(Killed):
+            run_until(world, fatal)
+        run(world)
+        assert dict(world.actions) == dict.fromkeys(ACTIONS, 1), f"killed before call {fatal}, {calls[fatal - 1]}"
+        assert world.lease is not None and (world.lease.holder, world.lease.epoch) == (NEW, 2)
+        assert world.hosts[NEW].role == "primary" and world.address == "198.18.2.10"
+
+
 @pytest.mark.parametrize("crash_after", range(1, len(ACTIONS) + 1))
 def test_killed_after_any_action_it_resumes_without_repeating_it(world: World, crash_after: int) -> None:
     world.crash_after = crash_after
