@@ -122,7 +122,9 @@ def keep_follower(config: Config, database: Database, epoch: int) -> None:
     if read_follower(old) > read_follower(kept):
         shutil.rmtree(kept.parent, ignore_errors=True)
         old.parent.rename(kept.parent)
-    drop_followers(config, database, but=kept.parent)
+    # Where there is no room for two, following is worth more than what was.
+    room = not kept.exists() or shutil.disk_usage(kept.parent).free > 1.2 * kept.stat().st_size
+    drop_followers(config, database, but=kept.parent if room else None)
 
 
 def drop_kept(config: Config, database: Database, epoch: int) -> None:

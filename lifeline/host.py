@@ -7,6 +7,7 @@ Every verb is idempotent. Nothing here imports boto3 before a verb needs the vau
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import json
 import sys
@@ -19,12 +20,13 @@ from typing import Any
 
 from lifeline import data, roles, verify
 from lifeline.apply import apply, configure, differing, follower_programs, read_shipped
-from lifeline.errors import BadInput, DataBad, LifelineError, Refused, Unproven
+from lifeline.errors import BadInput, DataBad, LifelineError, Refused, StepFailed, Unproven
 from lifeline.layout import Config, Layout, load_config
 from lifeline.model import Verdict
 from lifeline.supervisor import Supervisor
 
 LOCK_WITHIN_S = 30.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a state of the disk, no defect
 Answer = dict[str, Any]
 
 
@@ -39,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             error, error.exit_code, {"error": error.message, "hint": error.hint, **getattr(error, "answer", {})}
         )
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            full = StepFailed(
+                f"the disk can't be written: {error}",
+                hint="df -h /var/lib on that host; free some space, then the same again",
+            )
+            return _fail(full, full.exit_code, {"error": full.message, "hint": full.hint})
         traceback.print_exc()
         return _fail(
             error,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,6 +83,14 @@ def test_a_follower_that_begins_anew_keeps_what_it_had_until_it_is_as_far(tmp_pa
     follow(made, 1, trades=8)
     copies.drop_kept(made, database, 1)
     assert not kept.exists()
+
+
+def test_where_there_is_no_room_for_two_the_old_copy_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = config(tmp_path)
+    follow(made, 1, trades=8)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5))
+    copies.keep_follower(made, made.service.databases[0], 1)
+    assert not made.layout.kept(made.service.databases[0], 1).exists()
 
 
 def test_a_follower_of_a_new_epoch_has_no_use_for_those_of_others(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 from pathlib import Path
@@ -53,6 +54,17 @@ def test_a_defect_is_json_with_exit_code_1(
     monkeypatch.setattr(host, "load_config", lambda _: 1 / 0)
     code, found = answer(capsys, "verify")
     assert code == 1 and "ZeroDivisionError" in str(found["error"])
+
+
+def test_a_full_disk_is_no_defect(
+    rooted: Layout, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Layout) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/var/lib/x")
+
+    monkeypatch.setattr(host, "load_config", full)
+    code, found = answer(capsys, "finalize", "--epoch", "1")
+    assert code == 6 and "/var/lib/x" in str(found["error"]) and found["hint"]
 
 
 def test_verify_of_damage_answers_its_checks_beside_the_error(
