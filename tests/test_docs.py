@@ -14,6 +14,8 @@ from urllib.parse import unquote
 import pytest
 
 import lifeline.errors
+from lab import shell
+from lab.config import LabConfig
 from lifeline.errors import LifelineError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -150,6 +152,19 @@ def verbs() -> set[str]:
 def test_fab_verbs_exist(file: Path, verbs: set[str]) -> None:
     named = set(FAB.findall(code_of(file.read_text())))
     assert named <= verbs, f"not in fab --list: {sorted(named - verbs)}"
+
+
+def test_the_variables_of_the_labs_shell_are_those_of_the_code(tmp_path: Path) -> None:
+    text = (
+        (PROJECT / "docs" / "design.md")
+        .read_text()
+        .partition("`fab lab.env` prints: ")[2]
+        .partition("; and shell functions")[0]
+    )
+    asides = r"\([^)]*\)|=[\w.-]+"
+    documented = set(re.findall(r"\b(?:[A-Z][A-Z0-9_]{3,}|https?_proxy|no_proxy)\b", re.sub(asides, "", text)))
+    code = shell.environment(LabConfig.ensure(tmp_path), tmp_path / "pulumi", "digitalocean:1")
+    assert documented == set(code) - {"HOME"}
 
 
 def errors() -> dict[int, list[str]]:
