@@ -225,7 +225,7 @@ def parse_list(body: bytes) -> list[Listed]:
     return [Listed(str(d["path"]), str(d["status"]), d.get("last_sync_at")) for d in json.loads(body)["databases"]]
 
 
-DAMAGE = ("non-contiguous", "checksum mismatch", "malformed", "invalid ltx", "decode")
+DAMAGE = ("non-contiguous", "checksum", "malformed", "invalid ltx", "lz4", "decode page", "decode header")
 
 
 def is_damage(reason: str) -> bool:

@@ -383,6 +383,20 @@ def test_a_gap_in_the_vault_is_bad_data_and_starts_nothing(site: Site, tmp_path:
     assert not host.live.exists()
 
 
+@pytest.mark.parametrize("at", [0.1, 0.5, 0.9])
+def test_flipped_bytes_are_bad_data_wherever_they_are(site: Site, tmp_path: Path, at: float) -> None:
+    fill(site, range(1, 40))
+    key = logs(site)[-1]
+    body = bytearray(site.store.read(key) or b"")
+    for place in range(int(len(body) * at), int(len(body) * at) + 8):
+        body[place] ^= 0xFF
+    site.store.write(key, bytes(body))
+    host = Host(tmp_path / "b", site)
+    with pytest.raises(DataBad):
+        host.finalize(1)
+    assert not host.live.exists()
+
+
 def test_a_restore_to_a_time_finds_what_was_there_then(site: Site, tmp_path: Path) -> None:
     with site.replicating():
         database = writer(site.path)
