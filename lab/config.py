@@ -177,6 +177,8 @@ class LabConfig:
             raw = json.loads(file.read_text())
         except FileNotFoundError:
             raise BadConfig(f"no lab is up in {file.parent}", hint="fab lab.up") from None
+        except PermissionError:
+            raise BadConfig(f"{file} can be read by root only", hint="the same command as root") from None
         return cls(
             state=Path(raw["state"]),
             token=raw["token"],

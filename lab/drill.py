@@ -399,4 +399,6 @@ def main(scenario: str = "complete-failure", *, keep: bool = False, list_only: b
     if list_only:
         print(listing())
         return 0
-    return run(scenarios.named(scenario), Options(keep=keep))[1]
+    wanted = scenarios.named(scenario)
+    lifecycle.require_root()
+    return run(wanted, Options(keep=keep))[1]

@@ -91,7 +91,7 @@ class Status:
 
 def up(say: Say = print) -> LabConfig:
     """Start the lab, or repair what died; a complete one is left alone. Returns when every part answers."""
-    _require_root()
+    require_root()
     choice.mode()  # a mistake in it is told before anything starts
     started = time.monotonic()
     apt.ensure()
@@ -124,6 +124,7 @@ def env_script() -> str:
 def status() -> Status:
     """What really runs; asks every part."""
     lab = _running()
+    require_root()
     servers = parts.servers(lab)
     listed = [_part_status(server.name, server.ready) for server in servers]
     if Group("providers").path.is_dir():
@@ -140,7 +141,7 @@ def status() -> Status:
 
 def down(*, keep_logs: bool = False, say: Say = print) -> None:
     """Leave nothing: processes, mounts, namespaces, interfaces, tables, files. Works on any remains of any lab."""
-    _require_root()
+    require_root()
     with _exclusive():
         _clear(keep_logs=keep_logs)
     say("lab: down")
@@ -284,9 +285,10 @@ def _state_of_running_lab() -> Path | None:
     return None
 
 
-def _require_root() -> None:
+def require_root() -> None:
+    """Unavailable for anybody else."""
     if os.geteuid() != 0:
-        raise Unavailable("the lab needs root: it makes network namespaces and mounts", hint="sudo fab lab.up")
+        raise Unavailable("the lab needs root: it makes network namespaces and mounts", hint="the same command as root")
 
 
 @contextlib.contextmanager

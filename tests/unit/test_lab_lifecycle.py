@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import subprocess
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import faults, lifecycle, network, shell
+from lab import drill, faults, lifecycle, network, shell
 from lab.config import LabConfig
 from lab.lifecycle import DropletStatus, PartStatus, Status
-from lifeline.errors import BadConfig, BadInput
+from lifeline.errors import BadConfig, BadInput, Unavailable
 
 
 def test_credentials_are_drawn_once_and_are_private(tmp_path: Path) -> None:
@@ -112,3 +113,25 @@ def test_every_address_of_the_lab_is_on_exactly_one_bridge() -> None:
     assert len(addresses) == len(set(addresses))
     assert all(address.startswith("198.18.") for address in addresses)
     assert all(name.startswith(network.PREFIX) and len(name) <= 15 for name in network.BRIDGES)
+
+
+def test_without_root_everybody_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LabConfig.ensure(tmp_path)
+    monkeypatch.setenv("LIFELINE_LAB", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(drill, "run", lambda *_: pytest.fail("the drill began"))
+    for verb in (lifecycle.up, lifecycle.down, lifecycle.status, drill.main):
+        with pytest.raises(Unavailable, match="needs root") as caught:
+            verb()
+        assert caught.value.hint == "the same command as root"
+
+
+def test_another_user_s_lab_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(BadConfig, match="by root only"):
+        LabConfig.load(tmp_path / "lab.json")
