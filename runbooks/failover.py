@@ -203,7 +203,7 @@ def _refuse_unless_fenced_otherwise(site: Site, waived: frozenset[str]) -> None:
     raise Refused(
         "the cloud's API refuses our token, so the old primary can't be fenced; nothing was touched "
         f"(to go on without that proof: --waive {decide.WAIVE_FENCE})",
-        hint="check DIGITALOCEAN_TOKEN",
+        hint='check DIGITALOCEAN_TOKEN; for the lab: eval "$(fab lab.env)"',
     )
 
 
