@@ -206,6 +206,7 @@ class NspawnMachines:
             raise RuntimeError(f"droplet {droplet_id} does not boot: {console.read_text()[-400:]}")
 
     def _cut(self, droplet_id: int) -> None:
+        network.unplug(droplet_id)  # first: a dying process's connections aren't closed when power fails, they hang
         Group(group_of(droplet_id)).remove()
         disks.unmount(self.root(droplet_id))
 

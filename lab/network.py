@@ -185,6 +185,7 @@ def _attach(droplet_id: int, interfaces: Sequence[Interface]) -> None:
     existing = set(links())
     ends = [f"{namespace}e{index}" for index in range(len(interfaces))]
     if namespace in namespaces() and existing.issuperset(ends):
+        ip_batch(f"link set {end} up" for end in ends)  # its power may have been cut
         return
     _detach(namespace)
     for bridge in {interface.bridge for interface in interfaces} - set(links()):
@@ -225,6 +226,13 @@ table ip {TABLE}_metadata {{
   }}
 }}
 """
+
+
+def unplug(droplet_id: int) -> None:
+    """Without power a host answers nothing: the kernel, which still has its addresses, would refuse connections."""
+    with _exclusive():
+        prefix = f"{namespace_of(droplet_id)}e"
+        ip_batch(f"link set {name} down" for name in links() if name.startswith(prefix))
 
 
 def detach(droplet_id: int) -> None:

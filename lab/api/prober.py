@@ -21,6 +21,7 @@ import dns.exception
 import httpx
 from fastapi import APIRouter
 
+from lab.api import icmp
 from lab.api.cloud import Cloud, CloudDep, now, parse_stamp
 from lab.api.pages import PageDep
 from lab.api.store import Doc
@@ -29,8 +30,8 @@ from lab.api.uptime import PERIODS_S, alerts_of
 log = logging.getLogger("lab.api.prober")
 router = APIRouter()
 _AT_ONCE = 16
-# ICMP needs a raw socket and says no more than a refused connection does: the host is there.
-_PING_PORTS = (22, 80, 443)
+_ECHO_S = 1.0
+_AGAIN_S = 1.0  # a target that didn't answer is asked once more: one lost packet is no outage
 
 
 @dataclass(frozen=True)
@@ -148,11 +149,14 @@ class Prober:
                 await asyncio.sleep(max(0.0, self.cloud.config.uptime_period_s - (time.monotonic() - began)))
 
     async def round(self, client: httpx.AsyncClient, limit: asyncio.Semaphore) -> None:
-        """Probe every enabled check once from each of its regions."""
+        """Probe every enabled check from each of its regions; down is what fails twice in a row."""
 
         async def one(check: Doc, region: str) -> None:
             async with limit:
                 result = await self._probe(client, check)
+                if not result.up:
+                    await asyncio.sleep(min(_AGAIN_S, self.cloud.config.uptime_period_s))
+                    result = await self._probe(client, check)
             self._keep(check, region, result)
 
         checks = [check for check in self.cloud.store.all("check") if check["enabled"]]
@@ -181,19 +185,13 @@ class Prober:
         return "" if response.status_code < 400 else f"HTTP {response.status_code}"
 
     async def _ping(self, check: Doc) -> str:
-        """The host is there when it accepts or refuses a connection; silence and "no route" are down."""
+        """Up when the host answers an ICMP echo in a second."""
         target = check["target"]
         host = urlsplit(target if "//" in target else f"//{target}").hostname or target
         address = await self.resolver.address(host)
-        tries = [asyncio.create_task(_answers(address, port)) for port in _PING_PORTS]
-        try:
-            for next_done in asyncio.as_completed(tries):
-                if await next_done:
-                    return ""
-        finally:
-            for task in tries:
-                task.cancel()
-        return "no answer"
+        async with asyncio.timeout(_ECHO_S):
+            await icmp.echo(address)
+        return ""
 
     def _keep(self, check: Doc, region: str, result: Result) -> None:
         store = self.cloud.store
@@ -222,17 +220,6 @@ def _record(cloud: Cloud, check: Doc, alert: Doc, event: str) -> None:
     names = {"check": check["name"], "alert": alert["name"], "type": alert["type"]}
     doc = {"id": id_, "event": event, "at": now(), "check_id": check["id"], "alert_id": alert["id"], **names}
     cloud.store.put("alert_event", id_, {**doc, "would_notify": alert["notifications"]})
-
-
-async def _answers(address: str, port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection(address, port)
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 @router.get("/_lab/alerts")

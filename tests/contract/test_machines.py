@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from pathlib import Path
 
 import pytest
 
 from lab import disks, network
+from lab.api.icmp import echo
 from lab.machines import NspawnMachines, group_of
 from lab.ports import FirewallRule, MachineSpec
 from lab.processes import Group
@@ -56,6 +59,35 @@ def test_power_cut_kills_everything_at_once_and_keeps_the_disk(hosts: Bench, hos
     hosts.wait_ready(host)
     assert hosts.answer(host, "cat", "/kept") == "precious"
     assert hosts.ssh(host, "ls", "/stopped-cleanly").returncode != 0
+
+
+def test_without_power_a_host_is_silent_and_connections_to_it_hang(hosts: Bench, host: MachineSpec) -> None:
+    """Its namespace outlives the power cut, and a kernel would answer echoes and refuse connections."""
+    address = host.interfaces[0].address
+
+    async def answers() -> bool:
+        try:
+            async with asyncio.timeout(0.5):
+                await echo(address)
+        except (TimeoutError, OSError):
+            return False
+        return True
+
+    assert asyncio.run(answers())
+    with socket.create_connection((address, 22), timeout=2) as connection:
+        assert connection.recv(3) == b"SSH"
+        connection.recv(4096)
+        hosts.machines.power_off(host.id)
+        assert not asyncio.run(answers())
+        connection.settimeout(0.5)
+        with pytest.raises(TimeoutError):  # and no word of a connection closed or reset
+            connection.recv(4096)
+    with pytest.raises(OSError) as silence, socket.create_connection((address, 22), timeout=0.5):
+        pass
+    assert not isinstance(silence.value, ConnectionRefusedError)
+    hosts.machines.power_on(host.id)
+    hosts.wait_ready(host)
+    assert asyncio.run(answers())
 
 
 def test_shutdown_lets_services_end(hosts: Bench, host: MachineSpec) -> None:

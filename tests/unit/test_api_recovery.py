@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import httpx
 import pytest
 
-from lab.api import actions, droplets
+from lab.api import actions, droplets, icmp
 from lab.api.app import create_app, create_cloud
+from lab.api.cloud import Cloud
 from lab.api.config import Config, Token, parse_config
 from lab.api.gateway import RateLimit
 from lab.api.memory import InMemoryMachines, InMemorySpaces
 from lab.api.metadata import create_metadata_app
-from lab.api.prober import Result, evaluate, observe
+from lab.api.prober import Prober, Resolver, Result, evaluate, observe
+from lab.api.store import Doc
 from lifeline.errors import BadConfig
 from tests.contract.digitalocean_lab import TOKEN, config, served
 from tests.unit.test_api import DROPLET, Lab
@@ -222,21 +225,67 @@ def test_checks_really_probe(tmp_path: Path) -> None:
         nobody = {"name": "n", "type": "http", "target": "http://127.0.0.1:9/", "regions": ["us_east"]}
         # The API itself answers 401 without a token: reachable, and still down to a check.
         refused = {**nobody, "name": "r", "target": f"{lab.url}/v2/account"}
+        for body, expected in ((nobody, "DOWN"), (refused, "DOWN")):
+            assert _probed(lab, body) == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ICMP echo needs root, as the lab does")
+def test_a_ping_check_sends_an_echo(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    with _started(tmp_path, lab.machines, lab.spaces, uptime_period_s=0.05) as lab.url:
         host = {"name": "h", "type": "ping", "target": "127.0.0.1", "regions": ["se_asia"]}
-        for body, region, expected in (
-            (nobody, "us_east", "DOWN"),
-            (refused, "us_east", "DOWN"),
-            (host, "se_asia", "UP"),
-        ):
-            id_ = lab("POST", "/v2/uptime/checks", body, expect=201)["check"]["id"]
-            end = datetime.now(UTC) + timedelta(seconds=10)
-            while (seen := _state(lab, id_)[region]["status"]) == "CHECKING":
-                assert datetime.now(UTC) < end, "it was never probed"
-            assert seen == expected
+        assert _probed(lab, host) == "UP"
+        assert _probed(lab, {**host, "name": "n", "target": "255.255.255.255"}) == "DOWN"  # may not be sent to
+
+
+def _probed(lab: Lab, body: dict[str, Any]) -> str:
+    """What a new check of one region says after its first probe."""
+    id_ = lab("POST", "/v2/uptime/checks", body, expect=201)["check"]["id"]
+    end = datetime.now(UTC) + timedelta(seconds=10)
+    while (seen := _state(lab, id_)[body["regions"][0]]["status"]) == "CHECKING":
+        assert datetime.now(UTC) < end, "it was never probed"
+    return str(seen)
 
 
 def _state(lab: Lab, check_id: str) -> Any:
     return lab("GET", f"/v2/uptime/checks/{check_id}/state")["state"]["regions"]
+
+
+def test_an_echo_is_answered_by_its_reply_alone() -> None:
+    header, asked = bytes([0x45]) + bytes(19), icmp.request(b"payload-")
+    reply = bytes(1) + asked[1:]
+    assert icmp.is_reply(header + reply, b"payload-")
+    assert icmp.is_reply(bytes([0x46]) + bytes(23) + reply, b"payload-")  # a header with options
+    assert not icmp.is_reply(header + asked, b"payload-")  # loopback shows the request too
+    assert not icmp.is_reply(header + reply, b"another-")
+    total = sum(int.from_bytes(asked[at : at + 2]) for at in range(0, len(asked), 2))
+    assert total % 0xFFFF == 0  # RFC 1071: with its checksum, a message adds up to nothing
+
+
+class Flaky(Prober):
+    """Answers as told, then up for ever."""
+
+    def __init__(self, cloud: Cloud, *results: Result) -> None:
+        super().__init__(cloud, Resolver(None))
+        self.results = list(results)
+
+    async def _probe(self, client: httpx.AsyncClient, check: Doc) -> Result:
+        return self.results.pop(0) if self.results else UP
+
+
+@pytest.mark.parametrize(("results", "status"), [([DOWN], "UP"), ([DOWN, DOWN], "DOWN"), ([UP, DOWN], "UP")])
+def test_one_lost_probe_is_no_outage(tmp_path: Path, results: list[Result], status: str) -> None:
+    lab = Lab(tmp_path)
+    body = {"name": "n", "type": "http", "target": "http://x.test/", "regions": ["us_east"]}
+    with _started(tmp_path, lab.machines, lab.spaces) as lab.url:
+        id_ = lab("POST", "/v2/uptime/checks", body, expect=201)["check"]["id"]
+    cloud = create_cloud(config(tmp_path, uptime_period_s=0.01), lab.machines, lab.spaces)
+    try:
+        asyncio.run(Flaky(cloud, *results).round(httpx.AsyncClient(), asyncio.Semaphore(1)))
+        seen = cloud.store.get("check_state", id_)
+        assert seen and seen["regions"]["us_east"]["status"] == status
+    finally:
+        cloud.store.close()
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
