@@ -17,7 +17,7 @@ from lifeline.model import Lease
 from lifeline.store import Conflict, Store, find
 
 # A holder's renewal makes a take-over lose a race now and then; losing so many in a row is not a race.
-_ATTEMPTS = 8
+_ATTEMPTS = 24
 
 
 @dataclass(frozen=True)
