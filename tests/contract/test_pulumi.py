@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,7 +39,10 @@ class Cloud:
     def api(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """A call behind Pulumi's back."""
         headers = {"authorization": f"Bearer {self.env['DIGITALOCEAN_TOKEN']}"}
-        with httpx.Client(base_url=self.env["DIGITALOCEAN_API_URL"], headers=headers, trust_env=False) as client:
+        trusted = ssl.create_default_context(cafile=self.env.get("SSL_CERT_FILE"))
+        with httpx.Client(
+            base_url=self.env["DIGITALOCEAN_API_URL"], headers=headers, trust_env=False, verify=trusted
+        ) as client:
             response = client.request(method, path, json=body, timeout=30)
         response.raise_for_status()
         return response.json() if response.content else None
