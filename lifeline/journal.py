@@ -146,8 +146,9 @@ class Begun:
 
 def unfinished(folder: Path, runbook: str) -> Begun | None:
     """The newest run of ``runbook`` in ``folder``, if it was killed or stopped short of the end; else None."""
-    journals = sorted(folder.glob(f"*-{runbook}-*.jsonl"))
-    lines = read_lines(journals[-1]) if journals else []
+    # By when they began: the names of two runs of one second say nothing about their order.
+    runs = [lines for path in folder.glob(f"*-{runbook}-*.jsonl") if (lines := read_lines(path))]
+    lines = max(runs, key=lambda run: str(run[0]["started"]), default=[])
     if not lines or (lines[-1]["step"] == RUN_FINISHED and lines[-1]["verdict"] == Verdict.PASS):
         return None
     return Begun(lines[0]["run_id"], lines[0]["evidence"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lifeline.errors import BadInput, DataBad, StepFailed, Unavailable, Unproven
-from lifeline.journal import Begun, Journal, redact, unfinished
+from lifeline.journal import RUN_FINISHED, RUN_STARTED, Begun, Journal, redact, unfinished
 from lifeline.model import Finding, Lease, Verdict
 from lifeline.runbook import Runbook, Step, check_waivers
 from tests.unit.world import FakeClock
@@ -247,3 +247,20 @@ def test_an_interrupted_step_is_not_called_a_failure(clock: FakeClock, journal: 
     with pytest.raises(KeyboardInterrupt):
         runbook.run(journal)
     assert isinstance(runbook.out, io.StringIO) and "it holds … interrupted" in runbook.out.getvalue()
+
+
+def test_of_two_runs_in_one_second_the_later_counts(tmp_path: Path) -> None:
+    """A failover killed and typed again at once: the next one mustn't resume the killed one."""
+
+    def line(run_id: str, step: str, started: str) -> str:
+        shown = {"run_id": run_id, "step": step, "verdict": "PASS", "started": started, "evidence": {}, "seconds": 0.0}
+        return json.dumps(shown) + "\n"
+
+    killed, done = "20260101T000012Z-failover-ffffff", "20260101T000012Z-failover-000000"
+    (tmp_path / f"{killed}.jsonl").write_text(line(killed, RUN_STARTED, "2026-01-01T00:00:12.100Z"))
+    ended = line(done, RUN_STARTED, "2026-01-01T00:00:12.900Z") + line(done, RUN_FINISHED, "2026-01-01T00:00:12.900Z")
+    (tmp_path / f"{done}.jsonl").write_text(ended)
+    assert unfinished(tmp_path, "failover") is None
+    (tmp_path / f"{done}.jsonl").unlink()
+    begun = unfinished(tmp_path, "failover")
+    assert begun is not None and begun.run_id == killed
