@@ -146,8 +146,10 @@ class Begun:
 
 def unfinished(folder: Path, runbook: str) -> Begun | None:
     """The newest run of ``runbook`` in ``folder``, if it was killed or stopped short of the end; else None."""
-    # By when they began: the names of two runs of one second say nothing about their order.
-    runs = [lines for path in folder.glob(f"*-{runbook}-*.jsonl") if (lines := read_lines(path))]
+    journals = sorted(folder.glob(f"*-{runbook}-*.jsonl"))
+    second = journals[-1].name.partition("-")[0] if journals else ""
+    # Names tell seconds apart; within one, only the first line tells which began later.
+    runs = [lines for path in journals if path.name.startswith(second) and (lines := read_lines(path))]
     lines = max(runs, key=lambda run: str(run[0]["started"]), default=[])
     if not lines or (lines[-1]["step"] == RUN_FINISHED and lines[-1]["verdict"] == Verdict.PASS):
         return None
