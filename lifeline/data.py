@@ -70,7 +70,7 @@ def finalize(
     applied = await_followers(config, target, within=min(within, 30.0), running=running)
     stop_followers()
     made = [_bring(config, database, target, applied, begun + within) for database in config.service.databases]
-    swap_all(config, DataFile(origin_epoch=target.epoch, finalized=epoch, txids=dict(target.txids)))
+    swap_all(config, DataFile(origin_epoch=target.epoch, finalized=epoch, txids=dict(target.txids), as_replicated=True))
     return {"changed": True, "epoch": epoch, "source_epoch": target.epoch, "databases": made}
 
 

@@ -143,7 +143,8 @@ class DataFile:
     `live_epoch` is the epoch in which this host writes (or wrote) them; None while they are a copy at rest, made
     from the replica of `origin_epoch` up to `txids`, and untouched since. `finalized` is the epoch whose end that is
     (its own promotion may never have written); None after a restore, where `at` is the time restored to, or None for
-    "the latest".
+    "the latest". `as_replicated`: the files are page for page what the replica holds at `txids`, so that the next epoch
+    can go on from there (continuation.py); never so for what SQLite or restic copied.
     """
 
     live_epoch: int | None = None
@@ -151,13 +152,19 @@ class DataFile:
     finalized: int | None = None
     txids: Mapping[str, int] = field(default_factory=dict)
     at: str | None = None
+    as_replicated: bool = False
 
 
 def read_data(layout: Layout) -> DataFile:
     """What is known of the data; all None on a new host."""
     data = read_json(layout.state / "data.json") or {}
     return DataFile(
-        data.get("live_epoch"), data.get("origin_epoch"), data.get("finalized"), data.get("txids") or {}, data.get("at")
+        data.get("live_epoch"),
+        data.get("origin_epoch"),
+        data.get("finalized"),
+        data.get("txids") or {},
+        data.get("at"),
+        data.get("as_replicated") is True,
     )
 
 
