@@ -24,6 +24,11 @@ SYNC_INTERVAL = "100ms"
 FOLLOW_INTERVAL = "500ms"
 SNAPSHOT_INTERVAL = "24h"
 SNAPSHOT_RETENTION = "720h"  # the default of 24 h would be the whole window of a restore to a point in time
+# Transactions are compacted into files of a second, then of half a minute, …: how exactly one can go back to a moment.
+# Litestream keeps them all as long as the snapshots; the finest is pruned by us (prune.py): 30 days of it would be
+# 2.6 million objects.
+LEVELS = ("1s", "30s", "5m", "1h")
+L0_CHECK_INTERVAL = "1m"  # each check lists the files of a second
 BUSY_TIMEOUT = "5s"
 
 _LTX = re.compile(r"(?P<first>[0-9a-f]{16})-(?P<last>[0-9a-f]{16})\.ltx$")
@@ -94,6 +99,8 @@ def render_config(
         f"# Written by lifeline-host for epoch {epoch}. Changes are lost at the next promotion.",
         f"socket: {{enabled: true, path: {_quoted(str(socket))}, permissions: 0600}}",
         f"snapshot: {{interval: {SNAPSHOT_INTERVAL}, retention: {SNAPSHOT_RETENTION}}}",
+        f"levels: [{', '.join(f'{{interval: {interval}}}' for interval in LEVELS)}]",
+        f"l0-retention-check-interval: {L0_CHECK_INTERVAL}",
         # At level info every idle sync is a line: some 20 a second.
         "logging: {level: warn, type: text, stderr: true}",
         # A primary that is being stopped has this long to bring its last transactions out.

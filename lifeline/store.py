@@ -75,6 +75,9 @@ class Store(Protocol):
     def get(self, key: str) -> Object:
         """The object; Missing when it isn't there."""
 
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Up to `length` bytes of the object from `start` on; Missing when it isn't there."""
+
     def head(self, key: str) -> Info | None:
         """Its listing, or None."""
 
@@ -133,6 +136,9 @@ class MemoryStore:
             if key not in self._objects:
                 raise Missing(f"{key} is not in {self.where}")
             return self._objects[key]
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        return self.get(key).body[start : start + length]
 
     def head(self, key: str) -> Info | None:
         with self._lock:

@@ -96,6 +96,13 @@ class S3Store:
                 body = stream.read()
             return Object(body, Info(key, len(body), answer["ETag"], answer["LastModified"]))
 
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        wanted = f"bytes={start}-{start + length - 1}"
+        with self._errors("read", key):
+            answer = self._client.get_object(Bucket=self._ref.bucket, Key=key, Range=wanted)
+            with closing(answer["Body"]) as stream:
+                return stream.read()
+
     def head(self, key: str) -> Info | None:
         try:
             with self._errors("look at", key):

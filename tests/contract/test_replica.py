@@ -56,10 +56,11 @@ def ids(path: Path) -> list[int]:
         return [row[0] for row in rows(connection, "SELECT id FROM trades ORDER BY id")]
 
 
-def restore(site: Site, output: Path) -> replica.Restored:
+def restore(site: Site, output: Path, txid: int | None = None) -> replica.Restored:
     from lifeline import proc
 
-    done = proc.run(replica.restore_argv(LITESTREAM, site.write_config(), site.path, output), timeout=60)
+    argv = replica.restore_argv(LITESTREAM, site.write_config(), site.path, output, txid=txid)
+    done = proc.run(argv, timeout=60)
     assert done.ok, done.reason
     return replica.parse_restore(done.stdout)
 

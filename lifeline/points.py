@@ -1,0 +1,406 @@
+"""The moments a replica can be restored to, and the files that takes. Reads only, through a Store.
+
+Litestream keeps transactions as files at several levels: 0 as they came, then compacted by the second, the half
+minute, five minutes and the hour, and snapshots at level 9. A *point* is a transaction at which some file ends. The
+same keys are in the vault and in the off-site bucket, so everything here works on either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from lifeline import continuation, ltx, replica
+from lifeline.errors import BadInput, DataBad, StepFailed
+from lifeline.store import Missing, Progress, Store, find
+
+SNAPSHOTS = 9
+LEVELS = tuple(range(len(replica.LEVELS), -1, -1))
+FINE = 1
+PART = 8 << 20
+_LOOK_BACK = (0, 1 << 8, 1 << 16)  # transactions; a file that spans a boundary begins somewhat before it
+
+
+class NothingOldEnough(StepFailed):
+    """The replica holds nothing from before the time asked for."""
+
+
+class Gap(DataBad):
+    """Files are missing. `reach`: the last transaction before the hole; 0 when nothing can be restored."""
+
+    def __init__(self, message: str, reach: int) -> None:
+        super().__init__(message, hint="fab restore goes back to the last point before it; fab verify says how much")
+        self.reach = reach
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One file: the transactions it holds, its size in bytes, and when it was written to this bucket (UTC)."""
+
+    key: str
+    level: int
+    first: int
+    last: int
+    size: int
+    modified: datetime
+
+
+@dataclass(frozen=True)
+class Point:
+    """A transaction one can go back to. `at`: when it was committed, or for `points` when the store got its file."""
+
+    epoch: int
+    txid: int
+    at: datetime | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The files that make a database as it was at `txid`, in the order in which they are applied."""
+
+    service: str
+    epoch: int
+    database: str
+    txid: int
+    pieces: tuple[Piece, ...]
+
+    @property
+    def bytes(self) -> int:
+        """What will be downloaded."""
+        return sum(piece.size for piece in self.pieces)
+
+
+def epochs(store: Store, service: str, newest: int) -> list[int]:
+    """The epochs up to `newest` that hold anything of a replica, the newest first."""
+    return [
+        epoch
+        for epoch in range(newest, 0, -1)
+        if any(ltx.parse_key(info.key) for info in store.list(replica.epoch_prefix(service, epoch)))
+    ]
+
+
+def plan(
+    store: Store,
+    service: str,
+    epoch: int,
+    database: str,
+    *,
+    txid: int | None = None,
+    avoid: frozenset[str] = frozenset(),
+) -> Plan:
+    """The files for the end of the replica, or for exactly `txid`, without those in `avoid`.
+
+    Lists what lies behind the snapshot it begins with, not the whole replica. Raises Gap when files are missing or
+    avoided that nothing replaces, NothingOldEnough when there is nothing to begin with, BadInput when no file ends
+    at `txid`.
+    """
+    look = _Look(store, service, epoch, database, avoid)
+    best: Gap | None = None
+    for begin in look.beginnings(txid):
+        try:
+            return look.finish(begin, txid)
+        except Gap as gap:
+            best = gap if best is None or gap.reach > best.reach else best
+    if best:
+        raise best
+    if txid is None and look.first_transaction() is None:
+        raise NothingOldEnough(f"epoch {epoch} holds no replica of {database}")
+    if txid is None or look.damaged_beginning:
+        raise Gap(f"{database}: epoch {epoch} has no whole snapshot to begin with", 0)
+    raise NothingOldEnough(f"{database}: nothing in epoch {epoch} goes back to transaction {txid}")
+
+
+class _Look:
+    """One search through one database's replica of one epoch."""
+
+    def __init__(self, store: Store, service: str, epoch: int, database: str, avoid: frozenset[str]) -> None:
+        self.store, self.service, self.epoch, self.database, self.avoid = store, service, epoch, database, avoid
+        self.prefix = replica.replica_prefix(service, epoch, database)
+        self.damaged_beginning = False
+
+    def pieces(self, level: int, after: int = 0) -> Iterator[Piece]:
+        """Files of a level in order, those whose first transaction is behind `after`."""
+        folder = f"{self.prefix}/{level:04x}/"
+        start = f"{folder}{after:016x}-{'f' * 16}.ltx" if after else ""
+        for info in self.store.list(folder, after=start):
+            if (found := ltx.parse_key(info.key)) and found[0] == level:
+                yield Piece(info.key, *found, info.size, info.modified)
+
+    def spanning(self, level: int, at: int) -> Iterator[Piece]:
+        """Files of a level in order, from the one that goes on from transaction `at`, even if it began before it."""
+        for back in _LOOK_BACK:
+            if back >= at:
+                break
+            candidates = self.pieces(level, at - back)
+            first = next(candidates, None)
+            if first is not None and first.first <= at + 1:
+                yield first
+                yield from candidates
+                return
+        yield from self.pieces(level)
+
+    def between(self, level: int, end: int, limit: int | None) -> Iterator[Piece]:
+        """Files of a level that go beyond `end`, and begin at `limit` at the latest."""
+        for piece in self.spanning(level, end):
+            if limit is not None and piece.first > limit:
+                return
+            if piece.last > end:
+                yield piece
+
+    def from_one(self) -> bool:
+        """Does the replica still hold its very first file?"""
+        return any(piece.first == 1 for level in LEVELS if (piece := next(self.pieces(level), None)))
+
+    def first_transaction(self) -> int | None:
+        firsts = [piece.first for level in (SNAPSHOTS, *LEVELS) if (piece := next(self.pieces(level), None))]
+        return min(firsts) if firsts else None
+
+    def beginnings(self, txid: int | None) -> Iterator[tuple[Piece, ...]]:
+        """What a restore may begin with, the best first: each snapshot, the epoch before, nothing."""
+        snapshots = [p for p in self.pieces(SNAPSHOTS) if txid is None or p.last <= txid]
+        for piece in reversed(snapshots):
+            if piece.key in self.avoid:
+                self.damaged_beginning = True
+            else:
+                yield (piece,)
+        before = self.continues()
+        if before and (txid is None or txid > before[1]):
+            epoch, end = before
+            yield plan(self.store, self.service, epoch, self.database, txid=end, avoid=self.avoid).pieces
+        if self.from_one():
+            yield ()
+
+    def continues(self) -> tuple[int, int] | None:
+        """(epoch, transaction) that this epoch goes on from."""
+        owner = find(self.store, f"{replica.epoch_prefix(self.service, self.epoch)}owner.json")
+        found = continuation.of_owner(owner.body if owner else None)
+        return (found.epoch, found.txids[self.database]) if found and self.database in found.txids else None
+
+    def finish(self, begin: tuple[Piece, ...], txid: int | None) -> Plan:
+        """From the beginning to the end, in as few files as possible: coarse levels first, finer ones for the rest."""
+        chosen = list(begin)
+        end = begin[-1].last if begin else 0
+        beyond: Piece | None = None
+        moved = True
+        while moved and end != txid:
+            moved = False
+            for level in LEVELS:
+                for piece in self.extending(level, end, txid):
+                    chosen.append(piece)
+                    end, moved = piece.last, True
+            # A hole in one level may be bridged by a finer one, and the coarser go on behind it.
+            if (beyond := self.beyond(end)) is None:
+                break
+        if txid is not None and end < txid:
+            if beyond is None or beyond.last < txid:
+                raise BadInput(f"{self.database}: epoch {self.epoch} ends with transaction {end}, before {txid}")
+            if self.covered(end, txid):
+                raise BadInput(
+                    f"{self.database}: transaction {txid} lies inside a file; the one before it to go back to is {end}",
+                    hint=f"fab restore --txid {end}",
+                )
+        if (txid is None and beyond) or (txid is not None and end < txid):
+            raise Gap(f"{self.database}: files are missing behind transaction {end} of epoch {self.epoch}", end)
+        if not end:
+            raise Gap(f"{self.database}: epoch {self.epoch} has nothing whole", 0)
+        return Plan(self.service, self.epoch, self.database, end, tuple(chosen))
+
+    def extending(self, level: int, end: int, txid: int | None) -> Iterator[Piece]:
+        """The level's files that go on from `end` without a hole, none beyond `txid`."""
+        best: Piece | None = None
+        for piece in self.spanning(level, end):
+            if piece.first > end + 1:
+                if best is None:
+                    return
+                yield best
+                end, best = best.last, None
+                if piece.first > end + 1:
+                    return
+            if piece.last <= end or piece.key in self.avoid or (txid is not None and piece.last > txid):
+                continue
+            if best is None or piece.last > best.last:
+                best = piece
+        if best is not None:
+            yield best
+
+    def beyond(self, end: int) -> Piece | None:
+        """A file with transactions behind `end`, if there is one."""
+        found = [piece for level in LEVELS for piece in self.spanning_first(level, end)]
+        found += [piece for piece in self.pieces(SNAPSHOTS) if piece.last > end]
+        return max(found, key=lambda piece: piece.last, default=None)
+
+    def spanning_first(self, level: int, end: int) -> Iterator[Piece]:
+        for piece in self.spanning(level, end):
+            if piece.last > end:
+                yield piece
+                return
+
+    def covered(self, end: int, txid: int) -> bool:
+        """Do the files go on without a hole from `end` to beyond `txid`?"""
+        return any(
+            piece.first <= end + 1 and piece.last > txid and piece.key not in self.avoid
+            for level in LEVELS
+            for piece in self.spanning_first(level, end)
+        )
+
+
+def header(store: Store, piece: Piece) -> ltx.Header:
+    """A file's own header, by a request for its first bytes."""
+    return ltx.parse_header(store.get_range(piece.key, 0, ltx.HEADER))
+
+
+def at(store: Store, service: str, epoch: int, database: str, moment: datetime) -> Point:
+    """The last point whose transactions were all committed at or before `moment`.
+
+    A file is dated, in its header, by its last transaction: each level is bisected by that, the coarse ones first, so
+    that 30 days of files take some dozens of small requests. Litestream's own `-timestamp` asks for the date of every
+    file there is. Raises NothingOldEnough when the epoch begins after the moment.
+    """
+    look = _Look(store, service, epoch, database, frozenset())
+    before = look.continues()
+    end, limit, known = before[1] - 1 if before else 0, None, None
+    for level in LEVELS:
+        candidates = list(look.between(level, end, limit))
+        index = _last_before(store, candidates, moment)
+        following = candidates[0 if index is None else index + 1 :]
+        if following:
+            limit = following[0].last - 1
+        if index is not None and candidates[index].last > end:
+            end, known = candidates[index].last, header(store, candidates[index]).at
+    if known is None:
+        raise NothingOldEnough(f"{database}: epoch {epoch} has nothing from before {moment:%Y-%m-%d %H:%M:%S} UTC")
+    return Point(epoch, end, known)
+
+
+def _last_before(store: Store, pieces: list[Piece], moment: datetime) -> int | None:
+    """Index of the last file dated at or before `moment`; log2(n) requests."""
+    low, high = 0, len(pieces)
+    while low < high:
+        middle = (low + high) // 2
+        if header(store, pieces[middle]).at <= moment:
+            low = middle + 1
+        else:
+            high = middle
+    return low - 1 if low else None
+
+
+def points(
+    store: Store,
+    service: str,
+    epoch: int,
+    database: str,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    at_most: int = 1000,
+) -> list[Point]:
+    """Up to `at_most` points of an epoch, evenly thinned, in order, the newest always among them.
+
+    Their times are when the store got the files: up to a level's interval after the commit. Lists the whole replica.
+    """
+    look = _Look(store, service, epoch, database, frozenset())
+    snapshots = list(look.pieces(SNAPSHOTS))
+    before = look.continues()
+    floor = before[1] if before else 1 if look.first_transaction() == 1 and look.from_one() else None
+    floor = min([*(piece.last for piece in snapshots[:1]), *([floor] if floor else [])], default=None)
+    if floor is None:
+        return []
+    ends: dict[int, datetime] = {}
+    for level in (*LEVELS, SNAPSHOTS):
+        for piece in look.pieces(level):
+            if piece.last >= floor:
+                ends[piece.last] = min(piece.modified, ends.get(piece.last, piece.modified))
+    found = [
+        Point(epoch, txid, when)
+        for txid, when in sorted(ends.items())
+        if (since is None or when >= since) and (until is None or when <= until)
+    ]
+    if len(found) <= at_most:
+        return found
+    step = (len(found) - 1) / max(1, at_most - 1)
+    return [found[round(number * step)] for number in range(at_most)] if at_most > 1 else found[-1:]
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What a walk over one replica found. `holes`: (last transaction before, first after); `damaged`: key and why."""
+
+    pieces: int
+    bytes: int
+    newest: int
+    holes: tuple[tuple[int, int], ...]
+    damaged: tuple[tuple[str, str], ...]
+    snapshots: int
+
+    @property
+    def good(self) -> bool:
+        return not self.holes and not self.damaged and self.newest > 0
+
+
+def walk(
+    store: Store, service: str, epoch: int, database: str, *, deep: bool = False, progress: Progress | None = None
+) -> Walked:
+    """The whole chain of an epoch: does every transaction from the oldest beginning to the newest lie in some file?
+
+    `deep` reads every file and checks its checksum too.
+    """
+    look = _Look(store, service, epoch, database, frozenset())
+    everything = [piece for level in (SNAPSHOTS, *LEVELS) for piece in look.pieces(level)]
+    snapshots = [piece for piece in everything if piece.level == SNAPSHOTS]
+    before = look.continues()
+    begin = min([*(p.last for p in snapshots[:1]), *([before[1]] if before else [])], default=0)
+    if look.from_one():
+        begin = 0
+    holes, end = [], begin
+    for piece in sorted(everything, key=lambda piece: (piece.first, -piece.last)):
+        if piece.last <= end:
+            continue
+        if piece.first > end + 1:
+            holes.append((end, piece.first))
+        end = piece.last
+    damaged, total = [], sum(piece.size for piece in everything)
+    if deep:
+        done = 0
+        for piece in everything:
+            if why := _damage(store, piece):
+                damaged.append((piece.key, why))
+            done += piece.size
+            if progress:
+                progress(done, total)
+    return Walked(len(everything), total, end, tuple(holes), tuple(damaged), len(snapshots))
+
+
+def _damage(store: Store, piece: Piece) -> str | None:
+    try:
+        found = ltx.check(stream(store, piece))
+    except (DataBad, Missing) as error:
+        return error.message
+    return None if (found.first, found.last) == (piece.first, piece.last) else "it holds other transactions"
+
+
+def stream(store: Store, piece: Piece) -> Iterator[bytes]:
+    """A file in parts of at most 8 MB. Raises Torn when it is shorter than it was listed."""
+    for start in range(0, piece.size, PART):
+        want = min(PART, piece.size - start)
+        part = store.get_range(piece.key, start, want)
+        if len(part) != want:
+            raise ltx.Torn("it ends too early")
+        yield part
+
+
+def expired_fine(store: Store, service: str, epoch: int, database: str, older_than: datetime) -> Iterator[str]:
+    """Keys of the finest compacted level that are older than that, and whose transactions the next level holds too.
+
+    The newest of them always stays: Litestream goes on from it.
+    """
+    look = _Look(store, service, epoch, database, frozenset())
+    coarse = max((piece.last for piece in look.pieces(FINE + 1)), default=0)
+    held = None
+    for piece in look.pieces(FINE):
+        if held is not None:
+            yield held.key
+        held = None
+        if piece.modified >= older_than or piece.last > coarse:
+            return
+        held = piece
