@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import copies, data, proc, snapshots
+from lifeline import copies, data, points, proc, snapshots
 from lifeline.errors import BadInput, Refused, StepFailed
 from lifeline.layout import Config, read_role
 from lifeline.model import Finding
@@ -148,7 +148,7 @@ def _stage(config: Config, vault: copies.Vault, epoch: int, at: str | None) -> t
         source = copies.find_target(config, vault, epoch).epoch
         try:
             return source, data.stage_restore(config, source, at)
-        except data.NothingOldEnough:
+        except points.NothingOldEnough:
             if source == 1:
                 raise
             epoch = source - 1

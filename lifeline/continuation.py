@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lifeline import replica
-from lifeline.data import own
 from lifeline.errors import LifelineError, StepFailed
-from lifeline.layout import Config, DataFile, write_file
+from lifeline.layout import Config, DataFile, own, write_file
 from lifeline.service import Database
 from lifeline.verify import connect, rows
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import pwd
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -18,19 +16,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lifeline import proc, replica
+from lifeline import points, rebuild, replica
 from lifeline.copies import Target, Vault, await_followers, find_end, read_follower
-from lifeline.errors import DataBad, StepFailed, Unproven
-from lifeline.layout import Config, DataFile, read_data, read_json, sync_directory, write_data, write_file
+from lifeline.errors import BadInput, DataBad, StepFailed, Unproven
+from lifeline.layout import Config, DataFile, own, read_data, read_json, sync_directory, write_data, write_file
 from lifeline.model import Finding, Verdict
 from lifeline.service import Database
+from lifeline.store import Progress, Store
 from lifeline.verify import Check, connect, rows, verify_database, worst
 
 PREVIOUS_KEPT = 2
-
-
-class NothingOldEnough(StepFailed):
-    """The replica holds nothing from before the time asked for."""
 
 
 def finalize(
@@ -110,35 +105,53 @@ def restore_beside(
     epoch: int,
     *,
     txid: int | None = None,
-    at: str | None = None,
     within: float = 600.0,
-) -> replica.Restored:
-    """Restore one database from `epoch` to its staged path. Raises StepFailed in an operator's words."""
+) -> rebuild.Rebuilt:
+    """Restore one database from `epoch`'s replica in the vault to its staged path: to its end, or to `txid`.
+
+    Raises DataBad when files are missing or damaged that nothing replaces, StepFailed when it takes too long.
+    """
+    from lifeline.host_stores import open_vault_store
+
     config.layout.private(database)
     staged = config.layout.staged(database)
     _clear(staged)
-    yml = config.layout.etc / f"restore-{epoch:04d}.yml"
-    write_file(yml, render(config, epoch))
     try:
-        argv = replica.restore_argv(
-            config.layout.litestream, yml, config.layout.live(database), staged, txid=txid, timestamp=at
-        )
-        done = proc.run(argv, timeout=within)
-    finally:
-        yml.unlink(missing_ok=True)
-    if not done.ok:
-        says = f"{database.name} can't be restored from epoch {epoch}: {replica.explain_restore_failure(done.reason)}"
-        if at and "no matching backup" in done.reason:
-            raise NothingOldEnough(says)
+        made = rebuild_point(open_vault_store(config), config.service.name, epoch, database.name, staged, txid, within)
+    except (DataBad, BadInput) as error:
+        says = f"{database.name} can't be restored from epoch {epoch}: {error.message}"
         hint = "bring the objects' versions back, or fab restore --at TIME, to before the damage"
-        if txid is not None and "no matching backup" in done.reason:
-            lacks = f"the vault lists transaction {txid}, and lacks what it builds on: the replica has a gap"
-            raise DataBad(f"{database.name} can't be restored from epoch {epoch}: {lacks}", hint=hint)
-        if replica.is_damage(done.reason):
-            raise DataBad(says, hint=hint)
-        raise StepFailed(says)
+        raise DataBad(says, hint=hint) from None
     set_wal(staged)
-    return replica.parse_restore(done.stdout)
+    return made
+
+
+def rebuild_point(
+    store: Store,
+    service: str,
+    epoch: int,
+    database: str,
+    output: Path,
+    txid: int | None,
+    within: float,
+    progress: Progress | None = None,
+) -> rebuild.Rebuilt:
+    """A database as of `txid` (None: the end), written to `output`; damaged files are gone round where others hold
+    the same transactions. Raises Gap when they don't."""
+    deadline, avoid = time.monotonic() + within, frozenset[str]()
+
+    def watch(done: int, total: int) -> None:
+        if time.monotonic() > deadline:
+            raise StepFailed(f"{database}: {done} of {total} bytes after {within:.0f} s", hint="the same again")
+        if progress:
+            progress(done, total)
+
+    while True:
+        plan = points.plan(store, service, epoch, database, txid=txid, avoid=avoid)
+        try:
+            return rebuild.rebuild(store, plan, output, progress=watch)
+        except rebuild.Damaged as damaged:
+            avoid |= {damaged.key}
 
 
 def render(config: Config, epoch: int) -> str:
@@ -177,8 +190,8 @@ def stage_restore(
     note.unlink(missing_ok=True)
     txids: dict[str, int] = {}
     findings: dict[str, Finding] = {}
-    for database in config.service.databases:
-        txids[database.name] = restore_beside(config, database, epoch, at=at, within=within).txid
+    for database, txid in _points_at(config, epoch, at).items():
+        txids[database.name] = restore_beside(config, database, epoch, txid=txid, within=within).txid
         findings[database.name] = _verify(config, database, config.layout.staged(database), check, begun + within)
         require_good(database.name, findings[database.name])
     report = {
@@ -191,9 +204,20 @@ def stage_restore(
     return {**report, "changed": True}
 
 
+def _points_at(config: Config, epoch: int, at: str | None) -> dict[Database, int | None]:
+    """Each database's transaction at that time; None for the end."""
+    from lifeline.host_stores import open_vault_store
+
+    if at is None:
+        return dict.fromkeys(config.service.databases)
+    store, moment = open_vault_store(config), datetime.fromisoformat(at)
+    name = config.service.name
+    return {d: points.at(store, name, epoch, d.name, moment).txid for d in config.service.databases}
+
+
 def swap_restored(config: Config, epoch: int, at: str | None, txids: Mapping[str, int]) -> dict[str, str]:
     """Swap the staged databases in; returns where each old one is kept. The service must be stopped."""
-    kept = swap_all(config, DataFile(origin_epoch=epoch, txids=dict(txids), at=at))
+    kept = swap_all(config, DataFile(origin_epoch=epoch, txids=dict(txids), at=at, as_replicated=True))
     (config.layout.state / "staged.json").unlink(missing_ok=True)
     return kept
 
@@ -243,14 +267,6 @@ def set_wal(path: Path) -> None:
         if sidecar.exists() and sidecar.stat().st_size:
             raise StepFailed(f"{sidecar} is not empty after {path.name} was closed")
         sidecar.unlink(missing_ok=True)
-
-
-def own(path: Path, user: str) -> None:
-    """Give a file to the service's user; without root (in tests) it stays ours."""
-    if os.geteuid() == 0:
-        account = pwd.getpwnam(user)
-        os.chown(path, account.pw_uid, account.pw_gid)
-        path.chmod(0o640)
 
 
 def require_good(name: str, finding: Finding) -> None:

@@ -69,6 +69,12 @@ def open_vault(config: Config, *, patient: bool = True) -> HostVault:
     return HostVault(lambda: open_store(ref, key, direct=True, connect_s=2.0, read_s=4.0, attempts=1))
 
 
+def open_vault_store(config: Config) -> Store:
+    """The vault with this host's own key, as a Store."""
+    key = _own(config, config.inventory.host(config.name).vault_key, "vault")
+    return open_store(config.inventory.vault, key, direct=True)
+
+
 def open_leases(config: Config) -> HostLeases:
     """A renewal is a read and a write: at worst 12 s here, which must fit between a third of the ttl and its end."""
     key = _own(config, config.inventory.host(config.name).offsite_key, "off-site")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -255,3 +256,11 @@ def directory(path: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def own(path: Path, user: str) -> None:
+    """Give a file to the service's user; without root (in tests) it stays ours."""
+    if os.geteuid() == 0:
+        account = pwd.getpwnam(user)
+        os.chown(path, account.pw_uid, account.pw_gid)
+        path.chmod(0o640)

@@ -201,7 +201,7 @@ class _Look:
                     hint=f"fab restore --txid {end}",
                 )
         if (txid is None and beyond) or (txid is not None and end < txid):
-            raise Gap(f"{self.database}: files are missing behind transaction {end} of epoch {self.epoch}", end)
+            raise Gap(f"the replica of {self.database} has a gap behind transaction {end} of epoch {self.epoch}", end)
         if not end:
             raise Gap(f"{self.database}: epoch {self.epoch} has nothing whole", 0)
         return Plan(self.service, self.epoch, self.database, end, tuple(chosen))

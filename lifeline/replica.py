@@ -232,23 +232,5 @@ def parse_list(body: bytes) -> list[Listed]:
     return [Listed(str(d["path"]), str(d["status"]), d.get("last_sync_at")) for d in json.loads(body)["databases"]]
 
 
-DAMAGE = ("non-contiguous", "checksum", "malformed", "invalid ltx", "lz4", "decode page", "decode header")
-
-
-def is_damage(reason: str) -> bool:
-    """Does Litestream speak of objects that are missing or spoilt, rather than of a store that doesn't answer?"""
-    return any(words in reason.lower() for words in DAMAGE)
-
-
-def explain_restore_failure(reason: str) -> str:
-    """Litestream's words for the usual causes, in an operator's words; else its own."""
-    known = {
-        "no matching backup files available": "there is no replica at this place, or none as old as the time asked for",
-        "non-contiguous": "the replica has a gap: objects are missing from the vault",
-        "checksum mismatch": "an object of the replica is damaged",
-    }
-    return next((f"{plain} ({reason})" for words, plain in known.items() if words in reason), reason)
-
-
 def _quoted(text: str) -> str:
     return json.dumps(text)  # a JSON string is a YAML string

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import copies, data, proc, replica
+from lifeline import continuation, copies, data, proc, replica
 from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
 from lifeline.errors import Refused, StepFailed, Unproven
@@ -119,7 +119,9 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
             hint="fab status; then fab failover or fab restore",
         )
     supervisor.stop_all([*follower_programs(service), "litestream", service.name], within=service.stop_within_s + 30)
-    vault.write(_owner_key(config, epoch), json.dumps({"host": config.name, "epoch": epoch}).encode())
+    continues = continuation.origin(config, have)
+    if have.live_epoch != epoch:
+        _own(config, vault, epoch, continues)
     write_file(layout.litestream_yml, data.render(config, epoch))
     write_data(layout, DataFile(live_epoch=epoch))
     write_role(layout, "primary", epoch)
@@ -128,6 +130,8 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
     except BaseException:
         write_role(layout, "none", epoch)
         raise
+    if continues:
+        continuation.begin(config, vault, epoch, continues)
     supervisor.start("litestream", wait=False)
     supervisor.start(service.name, wait=False)
     # A service may well be unhealthy until it has agreed with the world outside; the hook talks to it while it is.
@@ -137,6 +141,14 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
     _await_replication(config)
     _tidy(config, epoch)
     return _primary_answer(epoch, changed=True)
+
+
+def _own(config: Config, vault: Vault, epoch: int, continues: continuation.Continues | None) -> None:
+    """This host's name on the epoch's prefix, and what it goes on from."""
+    owner: dict[str, Any] = {"host": config.name, "epoch": epoch}
+    if continues:
+        owner["continues"] = continues.to_json()
+    vault.write(_owner_key(config, epoch), json.dumps(owner).encode())
 
 
 def _primary_answer(epoch: int, *, changed: bool) -> dict[str, Any]:

@@ -155,3 +155,26 @@ def test_the_owner_says_what_an_epoch_goes_on_from() -> None:
     assert continuation.of_owner(json.dumps({"host": "b", "continues": continues.to_json()}).encode()) == continues
     assert continuation.of_owner(json.dumps({"host": "b"}).encode()) is None
     assert continuation.of_owner(None) is None
+
+
+def test_before_its_own_snapshot_is_there_an_epoch_is_restored_through_the_one_before(
+    site: Site, tmp_path: Path
+) -> None:
+    host, going = promoted(site, tmp_path)
+    end = site.newest()
+    owner = {"host": "b", "epoch": 2, "continues": Continues(1, {"trades": end}).to_json()}
+    site.store.write(f"{replica.epoch_prefix(site.service, 2)}owner.json", json.dumps(owner).encode())
+    database = writer(host.live)
+    with going.replicating():
+        insert(database, 6)
+        going.control.sync(host.live, 30)
+        wait(lambda: any(level == 9 for level, _, _ in objects(going)), 30, "a snapshot")
+    database.close()
+    for key in list(site.store.keys(f"{replica.replica_prefix(site.service, 2, 'trades')}/0009/")):
+        site.store.delete(key)
+    third = Host(tmp_path / "c" / "root", site)
+    answer = third.finalize(2)
+    assert answer["source_epoch"] == 2
+    assert ids(third.live) == [1, 2, 3, 4, 5, 6] and whole(third.live)
+    before = third.finalize(1)
+    assert before["source_epoch"] == 1 and ids(third.live) == [1, 2, 3, 4, 5]

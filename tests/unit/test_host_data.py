@@ -180,6 +180,7 @@ def test_a_copy_staged_before_a_kill_is_reused_for_a_time_and_never_for_the_late
         return Restored(newest, 0.1)
 
     monkeypatch.setattr(data, "restore_beside", restored)
+    monkeypatch.setattr(data, "_points_at", lambda made, epoch, at: dict.fromkeys(made.service.databases))
     data.stage_restore(made, 1, at)
     newest = 2
     again = data.stage_restore(made, 1, at)
