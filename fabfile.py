@@ -73,14 +73,24 @@ def reprotect(_: Context, yes: bool = False, dry_run: bool = False) -> None:
         run(site, yes=yes, dry_run=dry_run)
 
 
-@verb(help={"full": "with the logs, and old snapshots forgotten", "dry_run": TASK["dry_run"]})
+@verb(help={"full": "read every file anew, trusting neither its size nor its time", "dry_run": TASK["dry_run"]})
 def backup(_: Context, full: bool = False, dry_run: bool = False) -> None:
-    """A consistent, verified copy of the primary's databases, by restic, into the vault."""
+    """The independent copy, now: databases, configuration, state, logs; verified; by restic, in vault and host."""
     from runbooks.backup import backup as run
     from runbooks.doors import open_site
 
     with open_site(read_only=dry_run) as site:
         run(site, full=full, dry_run=dry_run)
+
+
+@verb(help={"all": "not only the newest 20", "json": "for programs"})
+def backups(_: Context, all: bool = False, json: bool = False) -> None:
+    """Which backups there are: age, size, where they lie, and when each was last restored to prove it."""
+    from runbooks.backups import backups as run
+    from runbooks.doors import open_site
+
+    with open_site(read_only=True) as site:
+        run(site, everything=all, as_json=json)
 
 
 @verb(help={**TASK, "at": 'a time, "2026-01-15 14:00:00" in UTC; default: the newest'}, repeatable=["waive"])
@@ -179,4 +189,6 @@ lab.add_task(down)
 lab.add_task(env)
 lab.add_task(lab_status, name="status")
 
-namespace = Collection(failover, reprotect, backup, restore, validate, status, inventory, provision, drill, lab)
+in_an_incident = (failover, reprotect, restore, validate, status)
+in_quiet_times = (backup, backups, inventory, provision, drill)
+namespace = Collection(*in_an_incident, *in_quiet_times, lab)

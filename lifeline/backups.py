@@ -1,4 +1,6 @@
-"""`lifeline-host backup` and `restore`: the second copy is made, a restore to a time is staged and swapped."""
+"""`lifeline-host backup`: the independent copy. Everything as of one moment, verified, saved by restic in the vault and
+on the host, and noted in the catalogue.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +8,38 @@ import fcntl
 import hashlib
 import json
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import copies, data, points, proc, snapshots
-from lifeline.errors import BadInput, Refused, StepFailed
+from lifeline import catalogue, data, marker, proc, snapshots
+from lifeline.errors import LifelineError, Refused, StepFailed
 from lifeline.layout import Config, read_role
-from lifeline.model import Finding
-from lifeline.snapshots import Kind
-from lifeline.supervisor import Supervisor
-from lifeline.verify import verify_database
+from lifeline.snapshots import Kind, Place, Repository
+from lifeline.verify import connect, rows, verify_database
 
 RESTIC_S = 3600.0
-RETENTION_DAYS = 365
+OPEN_S = 30.0
+ROOM_FACTOR, ROOM_EXTRA = 1.1, 64 << 20  # of the databases' size, while a backup is being made
 
 
 class Vault(Protocol):
     """What a backup needs of the vault."""
 
     def write(self, key: str, body: bytes) -> None: ...
+
+
+Answer = dict[str, Any]
+Say = Callable[[str], None]
+
+
+def say(text: str) -> None:
+    """Progress, for the operator who waits: on stderr, as stdout is the answer's."""
+    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -40,143 +51,141 @@ def one_at_a_time(config: Config, what: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Refused(f"another {what} is running on {config.name}") from None
+            raise Refused(f"another {what} is running on {config.name}", hint="fab status shows its jobs") from None
         yield
 
 
-def backup(config: Config, vault: Vault, kind: Kind) -> dict[str, Any]:
-    """A consistent copy of every database, verified before it is saved, with the service's configuration, state and
-    (full) logs."""
+def repositories(config: Config) -> dict[Place, Repository]:
+    """Where this host keeps its backups: in the vault, and on its own disk."""
+    layout = config.layout
+    cache = layout.root / "var/cache/lifeline/restic"
+    return {
+        "vault": snapshots.in_bucket("vault", config.service.name, config.destination, layout.restic_password, cache),
+        "local": snapshots.on_host(layout.state / "local", layout.restic_password, cache),
+    }
+
+
+def backup(config: Config, vault: Vault, kind: Kind, *, progress: Say = say) -> Answer:
+    """One backup of a primary. A copy that fails in one place is noted with its reason, and raises StepFailed after
+    the others were saved; where all fail there is no entry."""
     role = read_role(config.layout)
     if role.role != "primary":
         return {"skipped": f"{config.name} is {role.role}, not primary"}
-    begun, at = time.monotonic(), datetime.now(UTC)
-    staging = config.layout.state / "backup"
+    begun, staging = time.monotonic(), config.layout.state / "backup"
     with one_at_a_time(config, "backup"):
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+        _require_room(config)
         try:
-            copies = [
-                _copy(config, database.name, staging / f"{database.name}.db") for database in config.service.databases
-            ]
-            saved = _save(config, staging, kind, role.epoch)
+            marked = marker.mark(config, staging, progress)
+            databases = {name: _verified(config, name, path, marked) for name, path in marked.copies.items()}
+            copies = _save_all(config, staging, kind, role.epoch, progress)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    seconds = time.monotonic() - begun
-    databases = {str(copy["name"]): copy for copy in copies}
-    entry = snapshots.catalogue_entry(
-        service=config.service.name,
-        host=config.name,
-        epoch=role.epoch,
-        kind=kind,
-        at=at,
-        seconds=seconds,
-        saved=saved,
-        databases=databases,
-    )
-    key = snapshots.catalogue_key(config.service.name, kind, at)
-    vault.write(key, json.dumps(entry, indent=1).encode())
-    return {
-        **{
-            "catalogue": key,
-            "kind": kind,
-            "snapshot": saved.snapshot,
-            "bytes": saved.bytes_total,
-            "seconds": round(seconds, 3),
-        },
-        "databases": copies,
-    }
+        entry = {
+            **{"version": 2, "service": config.service.name, "host": config.name, "epoch": role.epoch, "kind": kind},
+            **{"at": _rfc3339(marked.at), "seconds": round(time.monotonic() - begun, 3)},
+            **{"marker": {"held_ms": marked.held_ms}, "databases": databases, "files": marked.files, "copies": copies},
+            **{"bytes": max(copy.get("bytes", 0) for copy in copies.values())},
+            **{"bytes_added": max(copy.get("bytes_added", 0) for copy in copies.values())},
+        }
+        key = catalogue.entry_key(config.service.name, kind, marked.at)
+        vault.write(key, json.dumps(entry, indent=1).encode())
+    failed = {place: copy["error"] for place, copy in copies.items() if "error" in copy}
+    if failed:
+        says = "; ".join(f"{place}: {why}" for place, why in failed.items())
+        raise StepFailed(f"{key} was saved, but not everywhere: {says}", hint="mend that, then fab backup")
+    return {"catalogue": key, **entry, "snapshot": copies["vault"]["snapshot"]}
 
 
-def _copy(config: Config, name: str, target: Path) -> dict[str, Any]:
-    database = config.service.database(name)
-    size = snapshots.copy_database(config.layout.live(database), target)
+def _require_room(config: Config) -> None:
+    layout = config.layout
+    size = sum(layout.live(d).stat().st_size for d in config.service.databases if layout.live(d).exists())
+    need, free = int(size * ROOM_FACTOR) + ROOM_EXTRA, shutil.disk_usage(layout.state).free
+    if free < need:
+        raise StepFailed(
+            f"a backup needs {need >> 20} MB of free disk on {config.name} while it is made, there are {free >> 20} MB",
+            hint="df -h /var/lib on that host; free some space, then fab backup",
+        )
+
+
+def _verified(config: Config, name: str, path: Path, marked: marker.Marked) -> Answer:
+    """A copy is verified before it is saved: a backup of damage would be no backup."""
     invariants = [invariant for invariant in config.service.invariants if invariant.database == name]
-    finding: Finding = verify_database(target, invariants, "full")
+    finding = verify_database(path, invariants, "full", within=RESTIC_S)
     data.require_good(name, finding)
-    return {"name": name, "sha256": _sha256(target), "bytes": size, "verified": str(finding.verdict)}
-
-
-def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _save(config: Config, staging: Path, kind: Kind, epoch: int) -> snapshots.Saved:
-    destination, service = config.destination, config.service
-    environment = snapshots.environment(
-        service.name,
-        destination,
-        password_file=config.layout.restic_password,
-        cache=config.layout.root / "var/cache/lifeline/restic",
-    )
-    extra = [*service.configuration, *service.state, *(service.logs if kind == "full" else ())]
-    paths = [
-        staging,
-        *(path for path in (config.layout.root / str(extra_path).lstrip("/") for extra_path in extra) if path.exists()),
-    ]
-    if not proc.run(snapshots.exists_argv(destination), timeout=60, env=environment).ok:
-        proc.check(snapshots.init_argv(destination), timeout=120, env=environment)
-    argv = snapshots.backup_argv(destination, paths, host=config.name, kind=kind, epoch=epoch)
-    saved = snapshots.parse_backup(proc.check(argv, timeout=RESTIC_S, env=environment).stdout)
-    if kind == "full":
-        proc.check(snapshots.forget_argv(destination, days=RETENTION_DAYS), timeout=RESTIC_S, env=environment)
-    return saved
-
-
-def normalise_time(text: str | None) -> str | None:
-    """A restore's time as RFC 3339 in UTC; "2024-01-15 14:00:00" is taken for UTC. BadInput for anything that isn't
-    a time, or is in the future."""
-    if text is None:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadInput(
-            f'"{text}" is not a time',
-            hint='--at "2026-01-15 14:00:00" (UTC), or with an offset: 2026-01-15T14:00:00+01:00',
-        ) from None
-    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    if at > datetime.now(UTC):
-        raise BadInput(f'"{text}" is in the future', hint="leave --at out for the newest state")
-    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _stage(config: Config, vault: copies.Vault, epoch: int, at: str | None) -> tuple[int, dict[str, Any]]:
-    """Restored beside, from the newest epoch up to `epoch` that reaches back to `at`: the time asked for may lie
-    before a promotion."""
-    while True:
-        source = copies.find_target(config, vault, epoch).epoch
-        try:
-            return source, data.stage_restore(config, source, at)
-        except points.NothingOldEnough:
-            if source == 1:
-                raise
-            epoch = source - 1
-
-
-def restore(
-    config: Config, supervisor: Supervisor, vault: copies.Vault, epoch: int, at: str | None, *, stage_only: bool
-) -> dict[str, Any]:
-    """Every database restored beside its live one, verified in full, then swapped in; the old ones are kept.
-
-    With `stage_only` the service may go on; the swap then takes a moment. The data belongs to no epoch then: take
-    the next one to serve it.
-    """
-    at = normalise_time(at)
-    begun = time.monotonic()
-    running = supervisor.states()
-    busy = [name for name in (config.service.name, "litestream") if name in running and running[name].running]
-    if busy and not stage_only:
-        raise Refused(f"{', '.join(busy)} still running on {config.name}", hint="lifeline-host stop-service")
-    with one_at_a_time(config, "restore"):
-        source, staged = _stage(config, vault, epoch, at)
-        kept: dict[str, str] = {} if stage_only else data.swap_restored(config, source, at, staged["txids"])
-    if not stage_only and not all(config.layout.live(database).exists() for database in config.service.databases):
-        raise StepFailed("a database is missing after the swap")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        **{"changed": True, "epoch": epoch, "source_epoch": source, "swapped": not stage_only, "verified": True},
-        "databases": [
-            {"name": name, "txid": txid, "at": at, "kept": kept.get(name)} for name, txid in staged["txids"].items()
-        ],
-        "seconds": round(time.monotonic() - begun, 3),
+        **{"txid": marked.txids.get(name), "sha256": digest, "bytes": path.stat().st_size},
+        **{"rows": count_rows(path), "verified": str(finding.verdict)},
     }
+
+
+def count_rows(path: Path) -> dict[str, int]:
+    """Rows of every table of a database at rest, but SQLite's, Litestream's and Lifeline's own."""
+    with connect(path) as connection:
+        found = rows(connection, "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+        names = [str(row[0]) for row in found if not str(row[0]).startswith(("sqlite_", "_litestream", "_lifeline"))]
+        return {name: int(rows(connection, f"SELECT count(*) FROM {quoted(name)}")[0][0]) for name in names}
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _save_all(config: Config, staging: Path, kind: Kind, epoch: int, progress: Say) -> dict[str, Answer]:
+    found: dict[str, Answer] = {}
+    errors: list[LifelineError] = []
+    paths = [staging, *(p for p in (_here(config, log) for log in config.service.logs) if p.exists())]
+    for place, repository in repositories(config).items():
+        progress(f"saving to {place}")
+        try:
+            saved = _save(repository, paths, config.name, kind, epoch)
+            found[place] = {
+                "snapshot": saved.snapshot,
+                "bytes": saved.bytes_total,
+                "bytes_added": saved.bytes_added,
+            }
+        except LifelineError as error:
+            errors.append(error)
+            found[place] = {"error": error.message}
+    if len(errors) == len(found):
+        raise errors[0]
+    return found
+
+
+def _here(config: Config, path: object) -> Path:
+    return config.layout.root / str(path).lstrip("/")
+
+
+def _save(repository: Repository, paths: Sequence[Path], host: str, kind: Kind, epoch: int) -> snapshots.Saved:
+    open_repository(repository)
+    argv = snapshots.backup_argv(repository, paths, host=host, kind=kind, epoch=epoch)
+    return snapshots.parse_backup(restic(repository, argv, "save a backup"))
+
+
+def open_repository(repository: Repository, *, create: bool = True) -> None:
+    """Make sure that the repository is there and the password opens it. Raises what `snapshots.failure` makes of it."""
+    done = proc.run(repository.argv("cat", "config"), timeout=OPEN_S, env=repository.environment)
+    if done.ok:
+        return
+    if create and snapshots.is_missing(done.code, done.stderr):
+        done = proc.run(repository.argv("init", "--json"), timeout=2 * OPEN_S, env=repository.environment)
+    if not done.ok:
+        raise snapshots.failure(repository.place, "open it", done.code, done.stderr)
+
+
+def restic(repository: Repository, argv: Sequence[str], what: str, *, within: float = RESTIC_S) -> str:
+    """Run restic and return its stdout; a lock that a killed run left is removed, once."""
+    done = proc.run(argv, timeout=within, env=repository.environment)
+    if not done.ok and snapshots.is_locked(done.code, done.stderr):
+        proc.run(repository.argv("unlock"), timeout=OPEN_S, env=repository.environment)  # stale ones only
+        done = proc.run(argv, timeout=within, env=repository.environment)
+    if not done.ok:
+        raise snapshots.failure(repository.place, what, done.code, done.stderr)
+    return done.stdout
+
+
+def _rfc3339(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

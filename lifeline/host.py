@@ -170,9 +170,9 @@ def _configure(layout: Layout, arguments: argparse.Namespace) -> Answer:
 def _warm(layout: Layout, _: argparse.Namespace) -> Answer:
     import compileall
 
-    from lifeline import agent, agent_http, backups, host_run, host_stores, observe
+    from lifeline import agent, agent_http, backups, host_run, host_stores, observe, restores
 
-    modules = (agent, agent_http, backups, host_run, host_stores, observe)
+    modules = (agent, agent_http, backups, host_run, host_stores, observe, restores)
     release = Path(sys.prefix).parent
     compiled = compileall.compile_dir(release / "service", quiet=2)
     return {"changed": bool(compiled), "modules": [module.__name__ for module in modules]}
@@ -251,13 +251,13 @@ def _backup(layout: Layout, arguments: argparse.Namespace) -> Answer:
 
 
 def _restore(layout: Layout, arguments: argparse.Namespace) -> Answer:
-    from lifeline import backups
+    from lifeline import restores
 
     config, supervisor = load_config(layout), _supervisor(layout)
     if arguments.stage:
-        return backups.restore(config, supervisor, _vault(config), arguments.epoch, arguments.at, stage_only=True)
+        return restores.restore(config, supervisor, _vault(config), arguments.epoch, arguments.at, stage_only=True)
     with _changing(layout):
-        return backups.restore(config, supervisor, _vault(config), arguments.epoch, arguments.at, stage_only=False)
+        return restores.restore(config, supervisor, _vault(config), arguments.epoch, arguments.at, stage_only=False)
 
 
 def _hook(layout: Layout, arguments: argparse.Namespace) -> Answer:

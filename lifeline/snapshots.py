@@ -1,87 +1,93 @@
-"""The second, independent copy: a consistent full copy of every database by SQLite itself, kept by restic with a key
-of its own.
+"""The second, independent copy: restic, with a key of its own. Its repositories, its commands, what it answers. Pure.
 
-Other tool, other format, other password than the replica: no single defect takes both.
+Other tool, other format, other password than the replica: no single defect takes both. The same password opens three
+repositories: in the vault, on the host, and the one that `offsite.py` mirrors.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from lifeline.errors import StepFailed
+from lifeline.errors import BadConfig, LifelineError, StepFailed, Unavailable
 from lifeline.replica import Destination
-from lifeline.verify import connect
 
 Kind = Literal["full", "incremental"]
-PASSWORD_FILE = Path("/etc/lifeline/restic.password")
-CACHE = Path("/var/cache/lifeline/restic")
+Place = Literal["vault", "local", "offsite"]
+PLACES: tuple[Place, ...] = ("vault", "local", "offsite")
+STUCK_S = 30  # restic's own patience with a store that accepts a connection and says nothing
 
 
-def repository(service: str, destination: Destination) -> str:
-    """restic's name of the repository. Path-style or not is an option, see `options`."""
-    return f"s3:{destination.endpoint.rstrip('/')}/{destination.bucket}/snapshots/{service}"
+@dataclass(frozen=True)
+class Repository:
+    """Where a repository is and how to open it. `environment` holds secrets: never print it."""
+
+    place: Place
+    environment: Mapping[str, str] = field(repr=False)
+    options: tuple[str, ...] = ()
+
+    def argv(self, *words: str) -> list[str]:
+        """A restic command on this repository; no secret is in it."""
+        return ["restic", *self.options, *words]
 
 
-def environment(
-    service: str, destination: Destination, *, password_file: Path = PASSWORD_FILE, cache: Path = CACHE
-) -> dict[str, str]:
-    """restic's environment: secrets are here and in the password's file, never in argv."""
-    return {
-        "RESTIC_REPOSITORY": repository(service, destination),
-        "RESTIC_PASSWORD_FILE": str(password_file),
+def prefix(service: str) -> str:
+    """Where a bucket keeps the repository."""
+    return f"snapshots/{service}/"
+
+
+def in_bucket(place: Place, service: str, destination: Destination, password: Path, cache: Path) -> Repository:
+    """The repository in a bucket; `password` and `cache` are paths."""
+    environment = {
+        "RESTIC_REPOSITORY": f"s3:{destination.endpoint.rstrip('/')}/{destination.bucket}/snapshots/{service}",
+        "RESTIC_PASSWORD_FILE": str(password),
         "RESTIC_CACHE_DIR": str(cache),
         "AWS_ACCESS_KEY_ID": destination.access_key,
         "AWS_SECRET_ACCESS_KEY": destination.secret_key,
         "AWS_DEFAULT_REGION": destination.region,
     }
+    return Repository(place, environment, ("-o", f"s3.bucket-lookup={'path' if destination.path_style else 'dns'}"))
 
 
-def options(destination: Destination) -> list[str]:
-    """How restic addresses the bucket."""
-    return ["-o", f"s3.bucket-lookup={'path' if destination.path_style else 'dns'}"]
+def on_host(path: Path, password: Path, cache: Path) -> Repository:
+    """The repository on the host's own disk."""
+    return Repository(
+        "local",
+        {"RESTIC_REPOSITORY": str(path), "RESTIC_PASSWORD_FILE": str(password), "RESTIC_CACHE_DIR": str(cache)},
+    )
 
 
-def init_argv(destination: Destination) -> list[str]:
-    """Create the repository."""
-    return ["restic", *options(destination), "init", "--json"]
-
-
-def exists_argv(destination: Destination) -> list[str]:
-    """Exits 0 when the repository exists and the password opens it."""
-    return ["restic", *options(destination), "cat", "config"]
-
-
-def backup_argv(destination: Destination, paths: Sequence[Path], *, host: str, kind: Kind, epoch: int) -> list[str]:
+def backup_argv(repository: Repository, paths: Sequence[Path], *, host: str, kind: Kind, epoch: int) -> list[str]:
     """Save `paths` as one snapshot. A full one reads every file again instead of trusting size and time."""
     again = ["--force"] if kind == "full" else []
     tags = ["--tag", kind, "--tag", f"epoch-{epoch:04d}"]
-    return ["restic", *options(destination), "backup", "--json", "--host", host, *tags, *again, "--", *map(str, paths)]
+    return repository.argv("backup", "--json", "--host", host, *tags, *again, "--", *map(str, paths))
 
 
-def restore_argv(destination: Destination, snapshot: str, target: Path) -> list[str]:
-    """Restore a snapshot below `target`."""
-    return ["restic", *options(destination), "restore", snapshot, "--target", str(target), "--verify"]
+def restore_argv(repository: Repository, snapshot: str, target: Path, include: Sequence[str] = ()) -> list[str]:
+    """Restore a snapshot below `target`, checked while it is written; only the paths in `include` if there are any."""
+    only = [word for path in include for word in ("--include", path)]
+    return repository.argv("restore", snapshot, "--target", str(target), "--verify", *only)
 
 
-def forget_argv(destination: Destination, *, days: int) -> list[str]:
-    """Let go of snapshots older than `days`, keeping the newest whatever its age."""
-    return [
-        "restic",
-        *options(destination),
-        "forget",
-        "--json",
-        "--keep-within",
-        f"{days}d",
-        "--keep-last",
-        "1",
-        "--prune",
-    ]
+def list_argv(repository: Repository) -> list[str]:
+    """All its snapshots, as JSON."""
+    return repository.argv("snapshots", "--json", "--no-lock")
+
+
+def check_argv(repository: Repository, percent: int) -> list[str]:
+    """Its structure, and the content of `percent` of its packs, chosen at random."""
+    return repository.argv("check", f"--read-data-subset={percent}%")
+
+
+def forget_argv(repository: Repository, snapshots: Sequence[str]) -> list[str]:
+    """Let go of these snapshots, and of what only they needed."""
+    return repository.argv("forget", "--prune", *snapshots)
 
 
 @dataclass(frozen=True)
@@ -111,54 +117,68 @@ def parse_backup(stdout: str) -> Saved:
     raise StepFailed("restic did not say which snapshot it made")
 
 
-def copy_database(source: Path, target: Path) -> int:
-    """A consistent copy of a live database (`VACUUM INTO`); returns its size in bytes. `target` must not exist."""
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with connect(source) as connection:
-        # A bound parameter: a path may hold a quote.
-        connection.execute("VACUUM INTO ?", (str(target),))
-    return target.stat().st_size
+@dataclass(frozen=True)
+class Snapshot:
+    """One of a repository's snapshots; `at` is when restic began it (UTC)."""
+
+    id: str
+    at: datetime
+    tags: tuple[str, ...]
 
 
-def catalogue_key(service: str, kind: Kind, at: datetime) -> str:
-    """`catalogue/genesis/20260102T030405Z-full.json`."""
-    return f"catalogue/{service}/{at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{kind}.json"
+def parse_list(stdout: str) -> list[Snapshot]:
+    """Parse `restic snapshots --json`, the oldest first."""
+    try:
+        rows: list[dict[str, Any]] = json.loads(stdout or "[]") or []
+        found = [
+            Snapshot(str(row["id"]), _time(str(row["time"])), tuple(map(str, row.get("tags") or ()))) for row in rows
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StepFailed(f"restic's list of snapshots is not understood: {error}") from None
+    return sorted(found, key=lambda snapshot: snapshot.at)
 
 
-_CATALOGUE = re.compile(r"/(?P<at>\d{8}T\d{6}Z)-(?P<kind>full|incremental)\.json$")
+_NANOSECONDS = re.compile(r"(\.\d{6})\d+")
 
 
-def newest_backup(keys: Iterable[str]) -> tuple[datetime, Kind] | None:
-    """Time and kind of the newest backup among catalogue keys."""
-    found = [match for key in keys if (match := _CATALOGUE.search(key))]
-    if not found:
-        return None
-    newest = max(found, key=lambda match: match["at"])
-    return datetime.strptime(newest["at"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC), "full" if newest[
-        "kind"
-    ] == "full" else "incremental"
+def _time(text: str) -> datetime:
+    """restic writes nanoseconds, which Python doesn't read."""
+    return datetime.fromisoformat(_NANOSECONDS.sub(r"\1", text)).astimezone(UTC)
 
 
-def catalogue_entry(
-    *,
-    service: str,
-    host: str,
-    epoch: int,
-    kind: Kind,
-    at: datetime,
-    seconds: float,
-    saved: Saved,
-    databases: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    """What the vault notes of a backup; `databases` is the verification of each copy before it was saved."""
-    return {
-        **{"version": 1, "service": service, "host": host, "epoch": epoch, "kind": kind},
-        **{"at": at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "seconds": round(seconds, 3)},
-        **{
-            "snapshot": saved.snapshot,
-            "files": saved.files,
-            "bytes": saved.bytes_total,
-            "bytes_added": saved.bytes_added,
-        },
-        "databases": {name: dict(found) for name, found in databases.items()},
-    }
+# restic's exit codes since 0.17; the words are for those before.
+_NO_REPOSITORY = (10, ("Is there a repository at the following location", "unable to open config file"))
+_LOCKED = (11, ("unable to create lock", "repository is already locked"))
+_WRONG_PASSWORD = (12, ("wrong password or no key found",))
+
+
+def is_missing(code: int, stderr: str) -> bool:
+    """Does restic say that there is no repository? Not the same as one it can't reach."""
+    return (
+        _is(_NO_REPOSITORY, code, stderr) and not _is(_WRONG_PASSWORD, code, stderr) and "denied" not in stderr.lower()
+    )
+
+
+def is_locked(code: int, stderr: str) -> bool:
+    """Does another restic hold the repository, or one that was killed?"""
+    return _is(_LOCKED, code, stderr)
+
+
+def failure(place: Place, what: str, code: int, stderr: str) -> LifelineError:
+    """restic's failure in an operator's words."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    last = lines[-1] if lines else f"exit code {code}"
+    if _is(_WRONG_PASSWORD, code, stderr):
+        return BadConfig(
+            f"the restic password on this host doesn't open the repository ({place})",
+            hint="was LIFELINE_PASSPHRASE_FILE another one when it was made? fab provision writes the password again",
+        )
+    if any(words in stderr for words in ("Access Denied", "InvalidAccessKeyId", "SignatureDoesNotMatch")):
+        return Unavailable(f"the repository ({place}) refused this host's key: can't {what}", hint="fab status")
+    if "no space left" in stderr:
+        return StepFailed(f"no space left on this host: can't {what} ({place})", hint="df -h /var/lib on that host")
+    return Unavailable(f"restic can't {what} ({place}): {last}", hint="fab status; is the store up?")
+
+
+def _is(kind: tuple[int, tuple[str, ...]], code: int, stderr: str) -> bool:
+    return code == kind[0] or any(words in stderr for words in kind[1])

@@ -1,30 +1,54 @@
-"""The catalogue in the vault: which backups there are.  A backup is noted only after its copy was verified."""
+"""The catalogue in the vault: which backups there are, and what became of them."""
 
 from __future__ import annotations
 
-import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
+from lifeline import catalogue
+from lifeline.catalogue import Backup
 from lifeline.errors import DataBad
 from lifeline.replica import epoch_prefix
 from runbooks.site import Site
 
 
 def newest_backup(site: Site) -> dict[str, Any] | None:
-    """The newest entry, with its "key"; None when there is none."""
-    keys = [key for key, _ in site.vault.keys(f"catalogue/{site.inventory.service}/")]
-    if not keys:
-        return None
-    key = max(keys)  # names begin with their time
+    """The newest entry, with its "key"; None when there is none. DataBad when it is damaged."""
+    keys = catalogue.entry_keys(_keys(site))
+    body = site.vault.get(keys[0]) if keys else None
+    return None if body is None else catalogue.parse(keys[0], body)
+
+
+def newest_verification(site: Site) -> dict[str, Any] | None:
+    """What the newest verification found, or None."""
+    keys = catalogue.verified_keys(_keys(site))
+    body = site.vault.get(keys[0]) if keys else None
+    return None if body is None else catalogue.parse(keys[0], body)
+
+
+def backups(site: Site, most: int | None) -> list[Backup]:
+    """The newest `most` backups (None: all), the newest first, each with its verification and its places. A damaged
+    entry is among them, as damaged."""
+    keys = _keys(site)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        entries = list(pool.map(lambda key: (key, _read(site, key)), catalogue.entry_keys(keys)[:most]))
+        found = list(pool.map(lambda key: _read(site, key), catalogue.verified_keys(keys)))
+    mirror = _read(site, catalogue.offsite_key(site.inventory.service))
+    whole = [document for document in found if not isinstance(document, DataBad)]
+    return catalogue.joined(entries, whole, None if isinstance(mirror, DataBad) else mirror)
+
+
+def _keys(site: Site) -> list[str]:
+    return [key for key, _ in site.vault.keys(catalogue.root(site.inventory.service))]
+
+
+def _read(site: Site, key: str) -> dict[str, Any] | DataBad:
     body = site.vault.get(key)
-    if body is None:
-        return None
     try:
-        entry = dict(json.loads(body))
-    except (ValueError, TypeError) as error:
-        raise DataBad(f"{key} in the vault is not a catalogue entry: {error}", hint="fab backup") from error
-    return {"key": key, **entry}
+        return catalogue.parse(key, body or b"")
+    except DataBad as error:
+        return error
 
 
 def epoch_at(site: Site, newest: int, moment: datetime) -> int:

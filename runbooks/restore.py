@@ -34,7 +34,7 @@ def restore(
     ask: Callable[[str], str] = input,
 ) -> Outcome | None:
     """Bring the primary's databases back to ``at`` (default: the end of its replica).  None for a dry run."""
-    from lifeline.backups import normalise_time
+    from lifeline.restores import normalise_time
 
     waived = check_waivers(waive, (decide.WAIVE_FENCE, decide.WAIVE_TRAFFIC, decide.WAIVE_WRITE))
     work = prepare(site, normalise_time(at))

@@ -30,6 +30,7 @@ LAB_PROGRAMS = {
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "zstd": "zstd",
+    "restic": "restic",
     "mount": "mount",
     "pgrep": "procps",
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from lifeline import backups, copies, data, replica, roles
+from lifeline import copies, data, replica, restores, roles
 from lifeline.barrier import Barrier
 from lifeline.errors import DataBad, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, Layout, read_data
@@ -423,7 +423,7 @@ def test_a_time_before_the_promotion_is_found_in_the_epoch_before(site: Site, tm
     time.sleep(1.2)
     fill(Site(site.folder, site.store, site.service, 2), range(4, 7))
     host = Host(tmp_path / "b", site)
-    answer = backups.restore(host.config, FakeSupervisor(), site.store, 2, then, stage_only=False)  # type: ignore[arg-type]
+    answer = restores.restore(host.config, FakeSupervisor(), site.store, 2, then, stage_only=False)  # type: ignore[arg-type]
     assert answer["source_epoch"] == 1 and ids(host.live) == [1, 2, 3]
 
 

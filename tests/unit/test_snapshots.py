@@ -1,43 +1,43 @@
-"""restic's commands and answers, and a consistent copy of a live database."""
+"""restic's repositories, commands and answers. What restic really does is in tests/contract/test_backups.py."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from lifeline import backups, snapshots
-from lifeline.errors import BadInput, StepFailed
+from lifeline import backups, restores, snapshots
+from lifeline.errors import BadConfig, BadInput, StepFailed, Unavailable
 from lifeline.replica import Destination
 from tests.unit.hostkit import FakeVault, config
 
 VAULT = Destination("http://ams3.spaces.test/", "vault", False, "AK", "very-secret")
-AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+REPOSITORY = snapshots.in_bucket("vault", "genesis", VAULT, Path("/etc/p"), Path("/c"))
 
 
-def test_no_secret_is_in_any_command() -> None:
+def test_no_secret_is_in_any_command_or_in_what_is_printed_of_a_repository() -> None:
     commands = [
-        snapshots.init_argv(VAULT),
-        snapshots.exists_argv(VAULT),
-        snapshots.backup_argv(VAULT, [Path("/x")], host="a", kind="full", epoch=3),
-        snapshots.restore_argv(VAULT, "abc", Path("/y")),
-        snapshots.forget_argv(VAULT, days=365),
+        snapshots.backup_argv(REPOSITORY, [Path("/x")], host="a", kind="full", epoch=3),
+        snapshots.restore_argv(REPOSITORY, "abc", Path("/y"), ["/a"]),
+        snapshots.forget_argv(REPOSITORY, ["abc"]),
+        snapshots.check_argv(REPOSITORY, 10),
+        snapshots.list_argv(REPOSITORY),
     ]
     assert not any("very-secret" in word for argv in commands for word in argv)
-    assert snapshots.environment("genesis", VAULT)["AWS_SECRET_ACCESS_KEY"] == "very-secret"
+    assert "very-secret" not in repr(REPOSITORY)
+    assert REPOSITORY.environment["AWS_SECRET_ACCESS_KEY"] == "very-secret"
 
 
 def test_the_repository_is_in_the_vault_and_addressed_as_the_vault_is() -> None:
-    assert snapshots.repository("genesis", VAULT) == "s3:http://ams3.spaces.test/vault/snapshots/genesis"
-    assert "s3.bucket-lookup=dns" in snapshots.init_argv(VAULT)
+    assert REPOSITORY.environment["RESTIC_REPOSITORY"] == "s3:http://ams3.spaces.test/vault/snapshots/genesis"
+    assert "s3.bucket-lookup=dns" in snapshots.list_argv(REPOSITORY)
 
 
 def test_a_full_backup_trusts_no_file_time() -> None:
-    full = snapshots.backup_argv(VAULT, [Path("/x")], host="a", kind="full", epoch=3)
-    quick = snapshots.backup_argv(VAULT, [Path("/x")], host="a", kind="incremental", epoch=3)
+    full = snapshots.backup_argv(REPOSITORY, [Path("/x")], host="a", kind="full", epoch=3)
+    quick = snapshots.backup_argv(REPOSITORY, [Path("/x")], host="a", kind="incremental", epoch=3)
     assert "--force" in full and "--force" not in quick
     assert full[-2:] == ["--", "/x"] and "epoch-0003" in full
 
@@ -50,26 +50,41 @@ def test_the_summary_is_found_among_the_noise() -> None:
         snapshots.parse_backup('{"message_type": "status"}')
 
 
-def test_a_copy_has_what_was_committed_and_not_what_was_not(tmp_path: Path) -> None:
-    live = tmp_path / "it's live.db"
-    writer = sqlite3.connect(live)
-    writer.executescript("PRAGMA journal_mode = WAL; CREATE TABLE t (v); INSERT INTO t VALUES (1);")
-    writer.execute("INSERT INTO t VALUES (2)")  # open transaction
-    target = tmp_path / "copies" / "it's a copy.db"
-    size = snapshots.copy_database(live, target)
-    writer.close()
-    assert size == target.stat().st_size > 0
-    copy = sqlite3.connect(target)
-    assert copy.execute("SELECT v FROM t").fetchall() == [(1,)]
-    copy.close()
+def test_the_list_of_snapshots_is_ordered_by_time() -> None:
+    rows = [
+        {"id": "b", "time": "2026-01-02T03:04:05.123456789Z", "tags": ["full"]},
+        {"id": "a", "time": "2026-01-01T03:04:05.1+01:00"},
+        {"id": "c", "time": "2026-01-03T00:00:00Z"},
+    ]
+    found = snapshots.parse_list(json.dumps(rows))
+    assert [one.id for one in found] == ["a", "b", "c"] and found[1].tags == ("full",)
+    assert found[1].at == datetime(2026, 1, 2, 3, 4, 5, 123456, tzinfo=UTC)
+    assert snapshots.parse_list("null") == []
+    with pytest.raises(StepFailed):
+        snapshots.parse_list('[{"id": "a"}]')
 
 
-def test_the_catalogue_sorts_by_time_and_knows_the_newest() -> None:
-    full, quick = snapshots.catalogue_key("g", "full", AT), snapshots.catalogue_key("g", "incremental", AT)
-    assert full == "catalogue/g/20260102T030405Z-full.json"
-    older = snapshots.catalogue_key("g", "full", AT.replace(year=2025))
-    assert snapshots.newest_backup([quick, older, "catalogue/g/other.txt"]) == (AT, "incremental")
-    assert snapshots.newest_backup([]) is None
+@pytest.mark.parametrize(
+    ("code", "stderr", "kind", "words"),
+    [
+        (12, "Fatal: wrong password or no key found", BadConfig, "password"),
+        (1, "Fatal: wrong password or no key found", BadConfig, "password"),
+        (1, "Fatal: unable to open config file: Access Denied.", Unavailable, "refused"),
+        (1, "write /x: no space left on device", StepFailed, "space"),
+        (1, "", Unavailable, "exit code 1"),
+    ],
+)
+def test_restics_failures_in_an_operators_words(code: int, stderr: str, kind: type[Exception], words: str) -> None:
+    error = snapshots.failure("vault", "save a backup", code, stderr)
+    assert isinstance(error, kind) and words in str(error) and error.hint
+
+
+def test_a_repository_is_missing_only_when_restic_says_so() -> None:
+    assert snapshots.is_missing(10, "")
+    assert snapshots.is_missing(1, "Is there a repository at the following location?")
+    assert not snapshots.is_missing(1, "Fatal: unable to open config file: Access Denied.")
+    assert not snapshots.is_missing(1, "Fatal: wrong password or no key found")
+    assert not snapshots.is_missing(1, "dial tcp: connection refused")
 
 
 def test_a_standby_says_it_is_none_of_its_business(tmp_path: Path) -> None:
@@ -88,10 +103,10 @@ def test_a_standby_says_it_is_none_of_its_business(tmp_path: Path) -> None:
     ],
 )
 def test_times_to_restore_to(text: str | None, utc: str | None) -> None:
-    assert backups.normalise_time(text) == utc
+    assert restores.normalise_time(text) == utc
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2024-13-01", "2999-01-01 00:00:00", ""])
 def test_no_time_or_a_future_one_is_bad_input(text: str) -> None:
     with pytest.raises(BadInput):
-        backups.normalise_time(text)
+        restores.normalise_time(text)

@@ -401,7 +401,7 @@ class FakeRemote:
     def _backup(self, state: HostState, _: int) -> dict[str, Any]:
         assert state.role == "primary"
         key = "catalogue/genesis/20260101T000000Z-incremental.json"
-        entry = {"kind": "incremental", "at": "2026-01-01T00:00:00Z"}
+        entry = {"version": 2, "kind": "incremental", "at": "2026-01-01T00:00:00Z"}
         self._world.act("backup", lambda: self._world.vault.update({key: json.dumps(entry).encode()}))
         return {"catalogue": key, "kind": "incremental", "snapshot": "abc", "bytes": 7, "seconds": 1.0, "databases": []}
 

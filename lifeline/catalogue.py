@@ -1,0 +1,127 @@
+"""The catalogue: which backups there are, which were restored since, and where they lie. Keys and documents, pure.
+
+An entry is written once, after every copy in it was verified, and never changed. What happens to it later are documents
+of their own: verifications, and the state of the off-site mirror.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from lifeline.errors import DataBad
+
+_STAMP = "%Y%m%dT%H%M%SZ"
+_ENTRY = re.compile(r"^catalogue/[^/]+/(?P<at>\d{8}T\d{6}Z)-(?P<kind>full|incremental)\.json$")
+_VERIFIED = re.compile(r"^catalogue/[^/]+/verified/(?P<at>\d{8}T\d{6}Z)\.json$")
+
+
+def root(service: str) -> str:
+    """The prefix of everything here."""
+    return f"catalogue/{service}/"
+
+
+def entry_key(service: str, kind: str, at: datetime) -> str:
+    """`catalogue/genesis/20260102T030405Z-full.json`."""
+    return f"{root(service)}{at.astimezone(UTC):{_STAMP}}-{kind}.json"
+
+
+def verified_key(service: str, at: datetime) -> str:
+    """`catalogue/genesis/verified/20260102T030405Z.json`."""
+    return f"{root(service)}verified/{at.astimezone(UTC):{_STAMP}}.json"
+
+
+def offsite_key(service: str) -> str:
+    """What the off-site mirror holds."""
+    return f"{root(service)}offsite.json"
+
+
+def entry_keys(keys: Iterable[str]) -> list[str]:
+    """The entries among keys, the newest first."""
+    return sorted((key for key in keys if _ENTRY.match(key)), key=_when, reverse=True)
+
+
+def verified_keys(keys: Iterable[str]) -> list[str]:
+    """The verifications among keys, the newest first."""
+    return sorted((key for key in keys if _VERIFIED.match(key)), reverse=True)
+
+
+def time_of(key: str) -> datetime:
+    """When an entry or verification was made, by its name (UTC)."""
+    return datetime.strptime(_when(key), _STAMP).replace(tzinfo=UTC)
+
+
+def kind_of(key: str) -> str:
+    """An entry's kind, by its name."""
+    found = _ENTRY.match(key)
+    return found["kind"] if found else ""
+
+
+def _when(key: str) -> str:
+    found = _ENTRY.match(key) or _VERIFIED.match(key)
+    assert found is not None
+    return found["at"]
+
+
+def parse(key: str, body: bytes) -> dict[str, Any]:
+    """A document with its key. Raises DataBad when it is half written or none."""
+    try:
+        document = json.loads(body)
+        if not isinstance(document, dict) or not isinstance(document.get("version"), int):
+            raise ValueError("it has no version")
+    except ValueError as error:
+        hint = f"the backup itself may be whole: restic snapshots shows it; fab backup makes a new one; remove {key}"
+        raise DataBad(f"{key} in the vault is no catalogue document: {error}", hint=hint) from None
+    return {"key": key, **document}
+
+
+@dataclass(frozen=True)
+class Backup:
+    """An entry and what is known of it since. `verified_at` None: it was never restored."""
+
+    key: str
+    at: datetime
+    kind: str
+    entry: Mapping[str, Any] | None
+    error: str | None
+    verified_at: str | None
+    verdict: str | None
+    where: tuple[str, ...]
+
+
+def joined(
+    entries: Sequence[tuple[str, Mapping[str, Any] | DataBad]],
+    verifications: Sequence[Mapping[str, Any]],
+    offsite: Mapping[str, Any] | None,
+) -> list[Backup]:
+    """Each entry with its newest verification and its places, in the order given. `verifications`: newest first."""
+    mirrored = set((offsite or {}).get("snapshots") or ())
+    return [_join(key, found, verifications, mirrored) for key, found in entries]
+
+
+def _join(
+    key: str, found: Mapping[str, Any] | DataBad, verifications: Sequence[Mapping[str, Any]], mirrored: set[str]
+) -> Backup:
+    at, kind = time_of(key), kind_of(key)
+    if isinstance(found, DataBad):
+        return Backup(key, at, kind, None, found.message, None, None, ())
+    verified_at, verdict = verification_of(key, verifications)
+    copies = found.get("copies") or {"vault": {"snapshot": found.get("snapshot")}}
+    where = [place for place in ("vault", "local") if (copies.get(place) or {}).get("snapshot")]
+    if (copies.get("vault") or {}).get("snapshot") in mirrored:
+        where.append("offsite")
+    return Backup(key, at, kind, found, None, verified_at, verdict, tuple(where))
+
+
+def verification_of(key: str, verifications: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
+    """(when, verdict) of the newest verification that restored this entry."""
+    for one in verifications:
+        verdicts = [str(point.get("verdict")) for point in one.get("points") or () if point.get("entry") == key]
+        if verdicts:
+            worst = next((v for v in ("FAIL", "UNKNOWN") if v in verdicts), "PASS")
+            return str(one.get("at")), worst
+    return None, None

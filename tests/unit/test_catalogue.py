@@ -1,0 +1,70 @@
+"""The catalogue: keys, documents, and what became of an entry."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from lifeline import catalogue
+from lifeline.errors import DataBad
+from runbooks.backups import age, table
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+FULL = "catalogue/g/20260102T030405Z-full.json"
+QUICK = "catalogue/g/20260102T070405Z-incremental.json"
+
+
+def entry(snapshot: str = "s1", **more: Any) -> dict[str, Any]:
+    copies = {"vault": {"snapshot": snapshot}, "local": {"error": "full"}}
+    return {"version": 2, "copies": copies, "bytes": 1234, "bytes_added": 10, "seconds": 2.0, **more}
+
+
+def verification(key: str, verdict: str, at: str = "2026-01-03T03:00:00Z") -> dict[str, Any]:
+    return {"version": 1, "at": at, "points": [{"entry": key, "verdict": verdict}, {"entry": None, "verdict": "FAIL"}]}
+
+
+def test_keys_sort_by_time_and_other_documents_are_no_entries() -> None:
+    assert catalogue.entry_key("g", "full", AT) == FULL
+    verified, offsite = catalogue.verified_key("g", AT), catalogue.offsite_key("g")
+    assert catalogue.entry_keys([FULL, verified, offsite, QUICK, "catalogue/g/x.txt"]) == [QUICK, FULL]
+    assert catalogue.verified_keys([FULL, verified, offsite]) == [verified]
+    assert (catalogue.time_of(FULL), catalogue.kind_of(QUICK)) == (AT, "incremental")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"version": "x"}', json.dumps(entry()).encode()[:40]])
+def test_a_half_written_entry_is_damaged_and_says_what_to_do(body: bytes) -> None:
+    with pytest.raises(DataBad) as caught:
+        catalogue.parse(FULL, body)
+    assert FULL in str(caught.value) and caught.value.hint
+
+
+def test_an_entry_is_verified_only_by_a_restore_of_its_own() -> None:
+    newest_first = [verification(QUICK, "FAIL", "2026-01-04T00:00:00Z"), verification(FULL, "PASS")]
+    found = catalogue.joined([(QUICK, entry("s2")), (FULL, entry("s1"))], newest_first, {"snapshots": ["s1"]})
+    assert [(one.verdict, one.verified_at, one.where) for one in found] == [
+        ("FAIL", "2026-01-04T00:00:00Z", ("vault",)),
+        ("PASS", "2026-01-03T03:00:00Z", ("vault", "offsite")),
+    ]
+
+
+def test_a_damaged_entry_and_a_never_verified_one_are_loud_in_the_table() -> None:
+    damaged = DataBad("it is half written")
+    found = catalogue.joined([(QUICK, damaged), (FULL, entry())], [], None)
+    text = table(found, AT + timedelta(hours=5))
+    assert "DAMAGED" in text and QUICK in text and "never" in text and "fab verify" in text
+    passed = catalogue.joined([(FULL, entry())], [verification(FULL, "PASS")], None)
+    assert "fab verify" not in table(passed, AT)
+
+
+def test_an_entry_of_the_first_version_is_still_read() -> None:
+    old = {"version": 1, "snapshot": "s1", "bytes": 5}
+    (found,) = catalogue.joined([(FULL, old)], [], {"snapshots": ["s1"]})
+    assert found.where == ("vault", "offsite")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (119, "119 s"), (7200, "2 h"), (86400 * 3, "3 d")])
+def test_ages(seconds: int, text: str) -> None:
+    assert age(timedelta(seconds=seconds)) == text
