@@ -103,6 +103,16 @@ def restore(_: Context, at: str = "", yes: bool = False, dry_run: bool = False, 
         run(site, at or None, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
 
 
+@verb(help={"weekly": "also walk the whole chain, and read a part of restic's packs", "json": "for programs"})
+def verify(_: Context, weekly: bool = False, json: bool = False) -> None:
+    """Restore on the standby, to prove the backups: newest point, a random one, newest snapshot; the measured RPO."""
+    from runbooks.doors import open_site
+    from runbooks.verify import verify as run
+
+    with open_site() as site:
+        run(site, weekly=weekly, as_json=json)
+
+
 @verb()
 def validate(_: Context) -> None:
     """Is everything as it must be? Data, invariants, roles, traffic, standby, backups."""
@@ -190,5 +200,5 @@ lab.add_task(env)
 lab.add_task(lab_status, name="status")
 
 in_an_incident = (failover, reprotect, restore, validate, status)
-in_quiet_times = (backup, backups, inventory, provision, drill)
+in_quiet_times = (backup, backups, verify, inventory, provision, drill)
 namespace = Collection(*in_an_incident, *in_quiet_times, lab)

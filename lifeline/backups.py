@@ -113,12 +113,16 @@ def _verified(config: Config, name: str, path: Path, marked: marker.Marked) -> A
     invariants = [invariant for invariant in config.service.invariants if invariant.database == name]
     finding = verify_database(path, invariants, "full", within=RESTIC_S)
     data.require_good(name, finding)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        **{"txid": marked.txids.get(name), "sha256": digest, "bytes": path.stat().st_size},
+        **{"txid": marked.txids.get(name), "sha256": digest(path), "bytes": path.stat().st_size},
         **{"rows": count_rows(path), "verified": str(finding.verdict)},
     }
+
+
+def digest(path: Path) -> str:
+    """A file's sha256, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def count_rows(path: Path) -> dict[str, int]:

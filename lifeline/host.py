@@ -21,7 +21,7 @@ from typing import Any
 from lifeline import data, roles, verify
 from lifeline.apply import apply, configure, differing, follower_programs, read_shipped
 from lifeline.errors import BadInput, DataBad, LifelineError, Refused, StepFailed, Unproven
-from lifeline.layout import Config, Layout, load_config
+from lifeline.layout import Config, Layout, load_config, read_role
 from lifeline.model import Verdict
 from lifeline.supervisor import Supervisor
 
@@ -101,6 +101,10 @@ def parser() -> argparse.ArgumentParser:
     verb("start-standby", _start_standby, "follow an epoch", epoch=True)
     save = verb("backup", _backup, "a verified copy of everything, by restic")
     save.add_argument("--full", action="store_true")
+    prove = verb("prove", _prove, "restore the newest point, a random one and the newest backup, to prove them")
+    prove.add_argument("--weekly", action="store_true", help="also the whole chain, and a part of restic's packs")
+    prove.add_argument("--scheduled", action="store_true", help="the keeper asks, not a person")
+    verb("sentinel", _sentinel, "note the time in every database, for the age of what a restore finds")
     restore = verb("restore", _restore, "restore beside, verify, swap", epoch=True)
     restore.add_argument("--at", help="a time (UTC unless it says otherwise); default: the newest")
     restore.add_argument("--stage", action="store_true", help="don't swap: the service may go on")
@@ -248,6 +252,23 @@ def _backup(layout: Layout, arguments: argparse.Namespace) -> Answer:
 
     config = load_config(layout)
     return backups.backup(config, _vault(config), "full" if arguments.full else "incremental")
+
+
+def _prove(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    """Exit 0 whatever the verdict: to have found damage is to have done the work. The verdict is in the answer."""
+    from lifeline import backups, host_stores, proving
+
+    config = load_config(layout)
+    epoch = max(read_role(layout).epoch, 1)
+    proof = proving.Proof(host_stores.open_vault_store(config), backups.repositories(config), epoch)
+    kind = ("weekly" if arguments.weekly else "daily") if arguments.scheduled else "by hand"
+    return proving.prove(config, _vault(config), proof, weekly=arguments.weekly, kind=kind)
+
+
+def _sentinel(layout: Layout, _: argparse.Namespace) -> Answer:
+    from lifeline import sentinel
+
+    return {"databases": sentinel.write(load_config(layout))}
 
 
 def _restore(layout: Layout, arguments: argparse.Namespace) -> Answer:

@@ -144,12 +144,12 @@ def _checks(invariants: Sequence[Invariant], check: Check) -> Iterator[Step]:
         yield lambda connection, invariant=invariant: _invariant(connection, invariant)  # type: ignore[misc]
 
 
+_THE_SERVICES_OWN = "name NOT GLOB '_litestream*' AND name NOT GLOB '_lifeline*' AND name NOT GLOB 'sqlite_*'"
+
+
 def _has_content(connection: Any) -> Finding:
     # An empty file is a perfectly sound SQLite database: the one answer that must never pass.
-    tables = rows(
-        connection,
-        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE '\\_litestream%' ESCAPE '\\'",
-    )
+    tables = rows(connection, f"SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND {_THE_SERVICES_OWN}")
     count = tables[0][0]
     return Finding.passed(tables=count) if count else Finding.failed("the database is empty: it has no table")
 

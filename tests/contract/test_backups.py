@@ -164,9 +164,8 @@ def test_database_files_and_transaction_are_of_one_moment(primary: Primary, tmp_
         assert txid
         try:
             plan = points.plan(open_vault_store(config), primary.service, 1, "trades", txid=txid)
-        except Exception as error:
-            assert "inside a file" in str(error)  # compacted away meanwhile
-            continue
+        except BadInput:
+            continue  # compacted away meanwhile: no file ends there any more
         replica = tmp_path / f"replica-{number}.db"
         rebuild.rebuild(open_vault_store(config), plan, replica)
         assert ids(replica) == rows
