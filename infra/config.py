@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from infra.reader import Reader
-from lifeline.model import FENCE_RUNGS, HomeRole
+from lifeline.model import FENCE_RUNGS, WEEKDAYS, HomeRole
 
 T = TypeVar("T")
 NAMESPACE = "lifeline"
@@ -82,6 +82,21 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class BackupsConfig:
+    """When backups and verifications are made, and how long what is kept. Times of day are UTC."""
+
+    full_at: str
+    every_hours: int
+    local_days: int
+    fine_points_hours: int
+    points_days: int
+    offsite_every_s: int
+    verify_at: str
+    check_on: str
+    check_percent: int
+
+
+@dataclass(frozen=True)
 class Thresholds:
     """Monitor alerts fire above these, in percent."""
 
@@ -113,6 +128,7 @@ class StackConfig:
     targets: Targets
     policy: PolicyConfig
     thresholds: Thresholds
+    backups: BackupsConfig
 
     @property
     def hosts(self) -> tuple[HostConfig, HostConfig]:
@@ -158,6 +174,7 @@ def parse(raw: Mapping[str, object], stack: str, stack_file: str) -> StackConfig
         targets=_section(reader, "targets", _targets),
         policy=_section(reader, "policy", _policy),
         thresholds=_section(reader, "thresholds", _thresholds),
+        backups=_section(reader, "backups", _backups, optional=True),
     )
     reader.finish()
     if not reader.problems:
@@ -167,8 +184,8 @@ def parse(raw: Mapping[str, object], stack: str, stack_file: str) -> StackConfig
     return config
 
 
-def _section(reader: Reader, key: str, read: Callable[[Reader], T]) -> T:
-    section = reader.section(key)
+def _section(reader: Reader, key: str, read: Callable[[Reader], T], *, optional: bool = False) -> T:
+    section = reader.section(key, optional=optional)
     value = read(section)
     section.finish()
     return value
@@ -219,6 +236,21 @@ def _policy(section: Reader) -> PolicyConfig:
         lease_margin_s=section.integer("leaseMarginS", 1, 600, default=5),
         fence_required=section.choices("fenceRequired", FENCE_RUNGS, default=("power-off",), joined_by="+"),
         max_lag_s=section.integer("maxLagS", 1, 86400, default=60),
+    )
+
+
+def _backups(section: Reader) -> BackupsConfig:
+    clock = (r"(?:[01]\d|2[0-3]):[0-5]\d", "a time of day in UTC such as 02:00")
+    return BackupsConfig(
+        full_at=section.text("fullAt", *clock, default="02:00"),
+        every_hours=section.integer("everyHours", 1, 24, default=4),
+        local_days=section.integer("localDays", 1, 3650, default=30),
+        fine_points_hours=section.integer("finePointsHours", 1, 720, default=24),
+        points_days=section.integer("pointsDays", 1, 3650, default=30),
+        offsite_every_s=section.integer("offsiteEveryS", 10, 86400, default=60),
+        verify_at=section.text("verifyAt", *clock, default="03:00"),
+        check_on=section.choice("checkOn", WEEKDAYS, default="sunday"),
+        check_percent=section.integer("checkPercent", 1, 100, default=10),
     )
 
 

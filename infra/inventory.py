@@ -60,6 +60,11 @@ def inventory(
         "checks": {"service": checks["service"].check.id},
         "targets": targets,
         "policy": {**policy, "fence_required": list(config.policy.fence_required)},
+        "backups": {
+            **asdict(config.backups),
+            "vault_days": config.vault.retention_days,
+            "offsite_days": config.offsite.retention_days,
+        },
     }
 
 

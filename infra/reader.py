@@ -107,9 +107,9 @@ class Reader:
                 self.problem(key, f"has {value!r}", allowed)
         return tuple(str(value) for value in values)
 
-    def section(self, key: str) -> Reader:
-        """The level below `key`; empty (and a problem) when it is missing or no mapping."""
-        value = self._take(key, "a mapping", None)
+    def section(self, key: str, *, optional: bool = False) -> Reader:
+        """The level below `key`; empty (and a problem, unless `optional`) when it is missing or no mapping."""
+        value = self._take(key, "a mapping", {} if optional else None)
         if value is not None and not isinstance(value, Mapping):
             self.problem(key, f"is {value!r}", "a mapping")
             value = None

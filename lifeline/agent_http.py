@@ -11,12 +11,13 @@ import socket
 import socketserver
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifeline.errors import LifelineError
-from lifeline.layout import AGENT_PORT
+from lifeline.layout import AGENT_PORT, Layout, read_alerts, read_jobs
 
 if TYPE_CHECKING:
     from lifeline.agent import Agent
@@ -183,8 +184,21 @@ def metrics(agent: Agent) -> str:
         *_metric("barrier_syncs_total", "counter", [("", stats.syncs)]),
         *_metric("barrier_seconds_total", "counter", [("", round(stats.seconds, 6))]),
         *_metric("barrier_slowest_seconds", "gauge", [("", round(stats.slowest, 6))]),
+        *_of_the_keeper(agent.layout),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _of_the_keeper(layout: Layout) -> list[str]:
+    jobs = [(f'{{job="{name}"}}', job) for name, job in read_jobs(layout).items() if job.get("ended")]
+    succeeded = [
+        (label, datetime.fromisoformat(job["ended"]).timestamp()) for label, job in jobs if not job.get("failed")
+    ]
+    return [
+        *_metric("job_last_success_timestamp_seconds", "gauge", succeeded),
+        *_metric("job_seconds", "gauge", [(label, job.get("seconds")) for label, job in jobs]),
+        *_metric("alert", "gauge", [(f'{{name="{alert["name"]}"}}', 1) for alert in read_alerts(layout)]),
+    ]
 
 
 def _per_database(status: dict[str, Any], name: str, field: str, kind: str = "gauge") -> list[str]:

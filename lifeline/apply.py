@@ -22,10 +22,6 @@ from lifeline.supervisor import Program, Supervisor, render
 
 SHIPPED = ("inventory.json", "host.json", "service.env", "restic.password")
 RELEASES_KEPT = 2
-CRON = """# Written by lifeline-host apply. On a standby `backup` says so and does nothing.
-0 2 * * * root {host} backup --full >>/var/log/lifeline-backup.log 2>&1
-0 6,10,14,18,22 * * * root {host} backup >>/var/log/lifeline-backup.log 2>&1
-"""
 # /run is empty after a boot.
 TMPFILES = "d /run/lifeline 0755 root root\n"
 
@@ -96,7 +92,6 @@ def apply(layout: Layout, supervisor: Supervisor) -> list[str]:
     changed += _folders(config)
     for path, content, mode in [
         *((layout.supervisor_conf / program.file_name, render(program), 0o600) for program in programs(config)),
-        (layout.root / "etc/cron.d/lifeline", CRON.format(host=layout.bin / "lifeline-host"), 0o644),
         (layout.root / "etc/tmpfiles.d/lifeline.conf", TMPFILES, 0o644),
     ]:
         if write_file(path, content, mode=mode):
@@ -123,6 +118,10 @@ def programs(config: Config) -> list[Program]:
     )
     return [
         Program("lifeline-agent", [str(config.layout.bin / "lifeline-agent")], environment=environment, autostart=True),
+        # Does nothing on a host without a role, and asks for the role before everything it does.
+        Program(
+            "lifeline-keeper", [str(config.layout.bin / "lifeline-keeper")], environment=environment, autostart=True
+        ),
         # No start_seconds: the caller polls the control socket, which says more than a second of survival.
         Program("litestream", [host, "run", "litestream"], environment=environment, start_seconds=0),
         *followers,
@@ -196,6 +195,6 @@ def _reload(config: Config, supervisor: Supervisor) -> list[str]:
     role = read_role(config.layout).role
     for name in result["changed"]:
         belongs = role == "standby" if name.startswith("follower") else role == "primary"
-        if name in before and before[name].running and belongs and name != "lifeline-agent":
+        if name in before and before[name].running and belongs and name not in ("lifeline-agent", "lifeline-keeper"):
             supervisor.start(name, wait=False)
     return [f"program {name}" for name in (*result["added"], *result["changed"], *result["removed"])]

@@ -125,3 +125,21 @@ def verification_of(key: str, verifications: Sequence[Mapping[str, Any]]) -> tup
             worst = next((v for v in ("FAIL", "UNKNOWN") if v in verdicts), "PASS")
             return str(one.get("at")), worst
     return None, None
+
+
+def summary(keys: Sequence[str], verified: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """When each job last succeeded, and the newest verification. `verified`: the newest documents, newest first."""
+    successes: dict[str, str | None] = {}
+    for key in entry_keys(keys):
+        successes.setdefault(f"backup-{kind_of(key)}", _rfc3339(time_of(key)))
+    for one in verified:
+        # Made is made, whatever it found: the finding is an alert of its own.
+        successes.setdefault("verify", str(one["at"]))
+        if one.get("checks"):
+            successes.setdefault("verify-weekly", str(one["at"]))
+    newest = {key: verified[0].get(key) for key in ("at", "verdict", "rpo_measured_s")} if verified else None
+    return {"successes": successes, "verification": newest}
+
+
+def _rfc3339(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")

@@ -104,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     prove = verb("prove", _prove, "restore the newest point, a random one and the newest backup, to prove them")
     prove.add_argument("--weekly", action="store_true", help="also the whole chain, and a part of restic's packs")
     prove.add_argument("--scheduled", action="store_true", help="the keeper asks, not a person")
+    verb("catalogue", _catalogue, "when each job last succeeded, as the vault has it")
     verb("sentinel", _sentinel, "note the time in every database, for the age of what a restore finds")
     restore = verb("restore", _restore, "restore beside, verify, swap", epoch=True)
     restore.add_argument("--at", help="a time (UTC unless it says otherwise); default: the newest")
@@ -263,6 +264,17 @@ def _prove(layout: Layout, arguments: argparse.Namespace) -> Answer:
     proof = proving.Proof(host_stores.open_vault_store(config), backups.repositories(config), epoch)
     kind = ("weekly" if arguments.weekly else "daily") if arguments.scheduled else "by hand"
     return proving.prove(config, _vault(config), proof, weekly=arguments.weekly, kind=kind)
+
+
+def _catalogue(layout: Layout, _: argparse.Namespace) -> Answer:
+    from lifeline import catalogue
+    from lifeline.host_stores import open_vault_store
+
+    config = load_config(layout)
+    store = open_vault_store(config)
+    keys = [info.key for info in store.list(catalogue.root(config.service.name))]
+    verified = [catalogue.parse(key, store.get(key).body) for key in catalogue.verified_keys(keys)[:14]]
+    return catalogue.summary(keys, verified)
 
 
 def _sentinel(layout: Layout, _: argparse.Namespace) -> Answer:

@@ -264,3 +264,13 @@ def own(path: Path, user: str) -> None:
         account = pwd.getpwnam(user)
         os.chown(path, account.pw_uid, account.pw_gid)
         path.chmod(0o640)
+
+
+def read_jobs(layout: Layout) -> dict[str, dict[str, Any]]:
+    """jobs.json: what each of the keeper's jobs did last on this host."""
+    return {name: job for name, job in (read_json(layout.state / "jobs.json") or {}).items() if isinstance(job, dict)}
+
+
+def read_alerts(layout: Layout) -> list[dict[str, Any]]:
+    """alerts.json: the alerts that hold, as the keeper left them."""
+    return list((read_json(layout.state / "alerts.json") or {}).get("alerts") or ())

@@ -6,6 +6,7 @@ JSON shapes are those of docs/design.md; ``from_json`` raises ``BadConfig`` nami
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -191,6 +192,47 @@ class FailoverPolicy:
         return self.lease_ttl_s + self.lease_margin_s
 
 
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+
+@dataclass(frozen=True)
+class BackupPolicy:
+    """When backups and verifications are made, and how long what is kept. Times of day are UTC, as "HH:MM"."""
+
+    full_at: str = "02:00"
+    every_hours: int = 4
+    local_days: int = 30
+    vault_days: int = 365
+    offsite_days: int = 365
+    fine_points_hours: int = 24
+    points_days: int = 30
+    offsite_every_s: int = 60
+    verify_at: str = "03:00"
+    check_on: str = "sunday"
+    check_percent: int = 10
+
+    @classmethod
+    def read(cls, at: At) -> BackupPolicy:
+        """Whatever the inventory leaves out has its default."""
+        default = cls()
+        for key in ("full_at", "verify_at"):
+            if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", at.text(key, getattr(default, key))):
+                at.at(key).fail("is no time of day; HH:MM in UTC")
+        return cls(
+            full_at=at.text("full_at", default.full_at),
+            every_hours=at.integer("every_hours", default.every_hours, least=1, most=24),
+            local_days=at.integer("local_days", default.local_days, least=1),
+            vault_days=at.integer("vault_days", default.vault_days, least=1),
+            offsite_days=at.integer("offsite_days", default.offsite_days, least=1),
+            fine_points_hours=at.integer("fine_points_hours", default.fine_points_hours, least=1),
+            points_days=at.integer("points_days", default.points_days, least=1),
+            offsite_every_s=at.integer("offsite_every_s", default.offsite_every_s, least=1),
+            verify_at=at.text("verify_at", default.verify_at),
+            check_on=at.choice("check_on", WEEKDAYS, default.check_on),
+            check_percent=at.integer("check_percent", default.check_percent, least=1, most=100),
+        )
+
+
 @dataclass(frozen=True)
 class Inventory:
     """The stack's one output: all that recovery needs to know about what exists."""
@@ -206,6 +248,7 @@ class Inventory:
     service_check: str | None
     targets: Targets
     policy: FailoverPolicy
+    backups: BackupPolicy = BackupPolicy()
 
     @classmethod
     def from_json(cls, document: str | bytes | Mapping[str, Any], source: str = "inventory") -> Inventory:
@@ -232,6 +275,7 @@ class Inventory:
             service_check=at.at("checks", {}).optional_text("service"),
             targets=Targets.read(at.at("targets")),
             policy=FailoverPolicy.read(at.at("policy")),
+            backups=BackupPolicy.read(at.at("backups", {})),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -250,6 +294,7 @@ class Inventory:
             "checks": {"service": self.service_check},
             "targets": asdict(self.targets),
             "policy": policy,
+            "backups": asdict(self.backups),
         }
 
     def host(self, name: str) -> Host:
@@ -350,6 +395,8 @@ class Observation:
     follower_stalled: bool
     agent_running: bool
     lease_age_s: float | None
+    alerts: tuple[Mapping[str, Any], ...] = ()
+    jobs: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], source: str = "observe") -> Observation:
@@ -372,6 +419,8 @@ class Observation:
             follower_stalled=follower.flag("stalled", False),
             agent_running=agent.flag("running", False),
             lease_age_s=agent.number("lease_age_s") if agent.has("lease_age_s") else None,
+            alerts=tuple(item.value for item in at.each("alerts", [])),
+            jobs=dict(at.at("jobs", {}).value),
         )
 
     @property

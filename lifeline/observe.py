@@ -16,7 +16,7 @@ from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
 from lifeline.copies import read_follower
 from lifeline.errors import LifelineError
-from lifeline.layout import Config, RoleFile, read_data, read_role
+from lifeline.layout import Config, RoleFile, read_alerts, read_data, read_jobs, read_role
 from lifeline.service import Database
 from lifeline.supervisor import State, Supervisor
 from lifeline.verify import sqlite_version, wal_reset_fixed
@@ -55,6 +55,8 @@ def observe(config: Config) -> dict[str, Any]:
         },
         "sqlite": {"version": sqlite_version(), "wal_reset_fixed": wal_reset_fixed(sqlite_version())},
         "disk_free_bytes": _disk_free(config),
+        "jobs": read_jobs(layout),
+        "alerts": read_alerts(layout),
     }
 
 

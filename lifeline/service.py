@@ -15,7 +15,7 @@ Durability = Literal["async", "vault"]
 Expectation = Literal["no-rows", "rows"]
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 # Supervisor's program names share one namespace with the library's own programs.
-_RESERVED = ("lifeline-agent", "lifeline-host", "litestream", "follower")
+_RESERVED = ("lifeline-agent", "lifeline-host", "lifeline-keeper", "litestream", "follower")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ _SKIP = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
 # boto3 brings the description of every AWS service: 16 of its 17 MB. A host speaks S3.
 _BOTOCORE_SERVICES = ("s3", "sts")
 _PROGRAMS = ("litestream",)
-_CONSOLE = ("lifeline-host", "lifeline-agent")
+_CONSOLE = {"lifeline-host": "lifeline.host", "lifeline-agent": "lifeline.agent", "lifeline-keeper": "lifeline.keeper"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _members(digest: str, wheelhouse: Path, service: Path) -> Iterator[_Member]:
 
 def _console(digest: str, name: str) -> str:
     # -I: nothing of the caller's environment or folder is imported by a program that runs as root.
-    module = {"lifeline-host": "lifeline.host", "lifeline-agent": "lifeline.agent"}[name]
+    module = _CONSOLE[name]
     return f"#!{RELEASES}/{digest}/venv/bin/python -I\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
 
 

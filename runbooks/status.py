@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from lifeline.errors import LifelineError
 from lifeline.model import Host, Observation
-from runbooks.catalogue import newest_backup
+from runbooks.catalogue import newest_backup, newest_verification
 from runbooks.site import Site
 
 T = TypeVar("T")
@@ -31,6 +31,7 @@ def gather(site: Site) -> dict[str, Any]:
         traffic = pool.submit(_try, lambda: site.cloud.record(inventory.record))
         resolved = pool.submit(site.outside.resolve, inventory.record.fqdn)
         backup = pool.submit(_try, lambda: newest_backup(site))
+        verification = pool.submit(_try, lambda: newest_verification(site))
         powers = {
             host.name: pool.submit(_try, lambda host=host: site.cloud.power_state(host.droplet_id))
             for host in inventory.hosts
@@ -49,6 +50,7 @@ def gather(site: Site) -> dict[str, Any]:
             },
             "hosts": [_host(host, powers[host.name].result(), seen[host.name]) for host in inventory.hosts],
             "backup": backup.result(),
+            "verification": verification.result(),
         }
 
 
@@ -74,7 +76,22 @@ def render(found: dict[str, Any]) -> str:
         lines.append(f"backup   not known: {backup['error']}")
     else:
         lines.append(f"backup   {backup['at']}, {backup['kind']}, verified, {backup['key']}")
+    lines.append(_verification(found.get("verification")))
+    alerts = [(host["name"], alert) for host in found["hosts"] for alert in host.get("alerts") or ()]
+    if alerts:
+        said = [f"  {name}: {one['says']} (since {one['since']})\n    next: {one['next']}" for name, one in alerts]
+        lines[1:1] = [f"{len(alerts)} ALERT{'S' if len(alerts) > 1 else ''}", *said]
     return "\n".join(lines)
+
+
+def _verification(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "restored NEVER: no backup was restored to prove it. fab verify"
+    if "error" in found:
+        return f"restored not known: {found['error']}"
+    rpo = found.get("rpo_measured_s")
+    measured = "not known" if rpo is None else f"{rpo:.1f} s"
+    return f"restored {found['at']}, {found['verdict']}, on {found['host']}; measured RPO {measured}"
 
 
 def _line(host: dict[str, Any]) -> str:
@@ -99,7 +116,8 @@ def _host(host: Host, power: Any, seen: Observation | LifelineError) -> dict[str
     if isinstance(seen, LifelineError):
         return {**known, "error": seen.message}
     fields = {key: value for key, value in asdict(seen).items() if key != "host"}
-    return {**known, **fields, "databases": list(fields["databases"]), "lag_s": seen.lag_s}
+    plain = {"databases": list(fields["databases"]), "alerts": list(fields["alerts"])}
+    return {**known, **fields, **plain, "lag_s": seen.lag_s}
 
 
 def _observe(site: Site, name: str) -> Observation:

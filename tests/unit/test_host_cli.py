@@ -152,7 +152,10 @@ def test_a_new_release_restarts_what_ran_if_the_role_still_wants_it(tmp_path: Pa
 
 
 def test_only_the_agent_starts_at_a_boot(tmp_path: Path) -> None:
-    assert [program.name for program in programs(config(tmp_path)) if program.autostart] == ["lifeline-agent"]
+    assert [program.name for program in programs(config(tmp_path)) if program.autostart] == [
+        "lifeline-agent",
+        "lifeline-keeper",
+    ]
 
 
 def test_old_releases_are_pruned_but_the_one_before_stays(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""What a person must know of a host. Pure: what is seen in, alerts out.
+
+An alert lasts as long as its reason. Whoever delivers them (a pager, say) is told of each once, when it is raised, and
+once when it is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Alert:
+    """`name` tells two alerts apart; `says` is what happened and what it means; `next` the command to type."""
+
+    name: str
+    says: str
+    next: str
+    since: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What alerts are made of. Sizes in bytes, ages in seconds; None: not known."""
+
+    role: str
+    late: Sequence[tuple[str, datetime]] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    largest_database: int = 0
+    disk_free: int | None = None
+    memory_available: int | None = None
+    replica_age_s: float | None = None
+    verification: Mapping[str, Any] | None = None
+    keeper_error: str | None = None
+
+
+DISK_FACTOR, DISK_EXTRA = 2.2, 256 << 20  # a restored copy beside the live one, and what is kept
+MEMORY_NEEDED = 200 << 20
+REPLICA_STALE_S = 60.0
+
+
+def judge(seen: Seen) -> list[Alert]:
+    """Every alert there is reason for."""
+    return [*_jobs(seen), *_room(seen), *_replica(seen), *_verified(seen)]
+
+
+def _jobs(seen: Seen) -> Iterable[Alert]:
+    for name, slot in seen.late:
+        says = f"{name} of {slot:%Y-%m-%d %H:%M} UTC has not been done"
+        yield Alert(f"late-{name}", says, "fab backup" if name.startswith("backup") else "fab verify")
+    for name, why in seen.failed.items():
+        yield Alert(f"failed-{name}", f"{name} failed: {why}", "fab status; it is tried again by itself")
+    if seen.keeper_error:
+        yield Alert("catalogue-unreadable", f"what was backed up can't be seen: {seen.keeper_error}", "fab status")
+
+
+def _room(seen: Seen) -> Iterable[Alert]:
+    need = int(seen.largest_database * DISK_FACTOR) + DISK_EXTRA
+    if seen.disk_free is not None and seen.disk_free < need:
+        says = f"a restore needs {need >> 20} MB of free disk here, there are {seen.disk_free >> 20} MB"
+        yield Alert("disk-short", says, "free some space: df -h /var/lib on that host")
+    if seen.memory_available is not None and seen.memory_available < MEMORY_NEEDED:
+        says = f"a restore needs {MEMORY_NEEDED >> 20} MB of memory, there are {seen.memory_available >> 20} MB"
+        yield Alert("memory-short", says, "look what uses it: free -m on that host")
+
+
+def _replica(seen: Seen) -> Iterable[Alert]:
+    if seen.role == "primary" and seen.replica_age_s is not None and seen.replica_age_s > REPLICA_STALE_S:
+        says = f"nothing has reached the vault for {seen.replica_age_s:.0f} s: newer writes are on this host alone"
+        yield Alert("replica-stale", says, "fab status; is the vault reachable from this host?")
+
+
+def _verified(seen: Seen) -> Iterable[Alert]:
+    if seen.verification and seen.verification.get("verdict") not in (None, "PASS"):
+        says = f"the last verification ({seen.verification.get('at')}) is {seen.verification['verdict']}"
+        yield Alert("verification", says, "fab verify")
+
+
+def merged(before: Sequence[Alert], now: Sequence[Alert], at: str) -> tuple[list[Alert], list[Alert], list[Alert]]:
+    """(all with the time since which they hold, those newly raised, those that are over)."""
+    known = {alert.name: alert for alert in before}
+    current = [
+        Alert(alert.name, alert.says, alert.next, known[alert.name].since if alert.name in known else at)
+        for alert in now
+    ]
+    names = {alert.name for alert in now}
+    return current, [a for a in current if a.name not in known], [a for a in before if a.name not in names]

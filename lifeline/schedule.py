@@ -1,0 +1,114 @@
+"""What is due on a host, and what is late. Pure: times in, jobs out.
+
+A job has slots on the calendar. It is due when its newest slot has no success yet; so what was missed is made up for
+once, not once for every slot, and what another host did counts. Successes from the future are not believed: a clock
+that was wrong must not stop the backups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from lifeline.model import WEEKDAYS, BackupPolicy, Role
+
+AHEAD = timedelta(minutes=5)  # how far clocks of two hosts may differ
+RETRY = (timedelta(minutes=5), timedelta(minutes=15), timedelta(minutes=30))
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something a host does by the calendar. `verb`: what lifeline-host is asked; `late_after` its slot; `serves`: jobs
+    whose slot its success covers too."""
+
+    name: str
+    role: Role
+    verb: tuple[str, ...]
+    late_after: timedelta
+    serves: tuple[str, ...] = ()
+
+
+JOBS = (
+    Job("backup-full", "primary", ("backup", "--full"), timedelta(minutes=60), ("backup-incremental",)),
+    Job("backup-incremental", "primary", ("backup",), timedelta(minutes=30)),
+    Job("verify-weekly", "standby", ("prove", "--scheduled", "--weekly"), timedelta(hours=12), ("verify",)),
+    Job("verify", "standby", ("prove", "--scheduled"), timedelta(hours=6)),
+)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The newest run of a job on this host: its slot, how it ended, and how many failed in a row for that slot."""
+
+    slot: datetime
+    ended: datetime
+    failed: int
+
+
+@dataclass(frozen=True)
+class Due:
+    """A job to run now, for this slot."""
+
+    job: Job
+    slot: datetime
+
+
+def slot(job: Job, policy: BackupPolicy, now: datetime) -> datetime:
+    """The newest time at or before `now` at which the job was to run."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if job.name == "backup-incremental":
+        return midnight + timedelta(hours=now.hour // policy.every_hours * policy.every_hours)
+    at = policy.full_at if job.name == "backup-full" else policy.verify_at
+    found = midnight + timedelta(hours=int(at[:2]), minutes=int(at[3:]))
+    if job.name == "verify-weekly":
+        found -= timedelta(days=(now.weekday() - WEEKDAYS.index(policy.check_on)) % 7)
+        return found if found <= now else found - timedelta(days=7)
+    return found if found <= now else found - timedelta(days=1)
+
+
+def believed(success: datetime | None, now: datetime) -> datetime | None:
+    """A success that can be: none from the future."""
+    return success if success is not None and success <= now + AHEAD else None
+
+
+def open_slot(job: Job, policy: BackupPolicy, successes: Mapping[str, datetime], now: datetime) -> datetime | None:
+    """The job's newest slot if nothing was done for it, else None."""
+    newest = slot(job, policy, now)
+    names = (job.name, *(other.name for other in JOBS if job.name in other.serves))
+    done = [found for name in names if (found := believed(successes.get(name), now))]
+    return newest if not done or max(done) < newest else None
+
+
+def due(
+    role: Role,
+    policy: BackupPolicy,
+    successes: Mapping[str, datetime],
+    attempts: Mapping[str, Attempt],
+    now: datetime,
+) -> Due | None:
+    """The first job of this role that is to run now; a failed one waits before it is tried again."""
+    for job in JOBS:
+        if job.role != role or (wanted := open_slot(job, policy, successes, now)) is None:
+            continue
+        last = attempts.get(job.name)
+        if last and last.failed and last.ended <= now + AHEAD:
+            pause = RETRY[min(last.failed, len(RETRY)) - 1]
+            if last.slot == wanted and now < last.ended + pause:
+                continue
+        return Due(job, wanted)
+    return None
+
+
+def late(
+    role: Role, policy: BackupPolicy, successes: Mapping[str, datetime], since: datetime, now: datetime
+) -> list[tuple[Job, datetime]]:
+    """Jobs of this role that nothing was done for in time, with the slot. `since`: when this host took the role; what
+    was due before is its first duty, and late only some time after."""
+    found = []
+    for job in JOBS:
+        if job.role != role or (wanted := open_slot(job, policy, successes, now)) is None:
+            continue
+        if now - max(wanted, since) > job.late_after:
+            found.append((job, wanted))
+    return found
