@@ -148,7 +148,9 @@ class Keeper:
     def _seen(self, config: Config, role: RoleFile) -> alerts.Seen:
         policy, layout = config.inventory.backups, config.layout
         known = self._read_at is not None and self._catalogue_error is None
-        late = schedule.late(role.role, policy, self._successes(), self._role_at, self._now()) if known else []
+        successes, now = self._successes(), self._now()
+        undone = {job.name for job in schedule.JOBS if schedule.open_slot(job, policy, successes, now)}
+        late = schedule.late(role.role, policy, successes, self._role_at, now) if known else []
         live = [layout.live(d) for d in config.service.databases]
         jobs = read_jobs(layout).items()
         agent = roles.ask_agent(layout.agent_socket, "GET", "/status") or {}
@@ -156,7 +158,7 @@ class Keeper:
         return alerts.Seen(
             role=role.role,
             late=[(job.name, slot) for job, slot in late],
-            failed={name: str(job.get("says")) for name, job in jobs if job.get("failed")},
+            failed={name: str(job.get("says")) for name, job in jobs if job.get("failed") and name in undone},
             largest_database=max((path.stat().st_size for path in live if path.exists()), default=0),
             disk_free=shutil.disk_usage(layout.state).free,
             memory_available=memory_available(),
