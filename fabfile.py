@@ -93,14 +93,38 @@ def backups(_: Context, all: bool = False, json: bool = False) -> None:
         run(site, everything=all, as_json=json)
 
 
-@verb(help={**TASK, "at": 'a time, "2026-01-15 14:00:00" in UTC; default: the newest'}, repeatable=["waive"])
-def restore(_: Context, at: str = "", yes: bool = False, dry_run: bool = False, waive: Any = None) -> None:
+RESTORE = {
+    **TASK,
+    "at": 'a time, "2026-01-15 14:00:00" in UTC; default: the newest data',
+    "txid": "a transaction of the replica, instead of a time",
+    "from": "vault, offsite, snapshot or local; default: whatever has the newest data",
+    "to": "HOST:PATH, a copy to look at; nothing else is touched",
+}
+
+
+@verb(help=RESTORE, repeatable=["waive"])
+def restore(
+    _: Context,
+    at: str = "",
+    txid: str = "",
+    from_: str = "",
+    to: str = "",
+    yes: bool = False,
+    dry_run: bool = False,
+    waive: Any = None,
+) -> None:
     """Restore the primary's databases beside, verify, swap; the old ones are kept on the host."""
     from runbooks.doors import open_site
+    from runbooks.restore import inspect
     from runbooks.restore import restore as run
 
-    with open_site(read_only=dry_run) as site:
-        run(site, at or None, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
+    with open_site(read_only=dry_run or bool(to)) as site:
+        if to:
+            inspect(site, to, at or None, txid=txid or None, source=from_ or None)
+        else:
+            waived = tuple(waive or ())
+            source = from_ or None
+            run(site, at or None, txid=txid or None, source=source, yes=yes, dry_run=dry_run, waive=waived)
 
 
 @verb(help={"weekly": "also walk the whole chain, and read a part of restic's packs", "json": "for programs"})

@@ -8,7 +8,6 @@ to resume.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -19,11 +18,11 @@ from typing import Any
 from lifeline import points, rebuild, replica
 from lifeline.copies import Target, Vault, await_followers, find_end, read_follower
 from lifeline.errors import BadInput, DataBad, StepFailed, Unproven
-from lifeline.layout import Config, DataFile, own, read_data, read_json, sync_directory, write_data, write_file
+from lifeline.layout import Config, DataFile, own, read_data, sync_directory, write_data
 from lifeline.model import Finding, Verdict
 from lifeline.service import Database
 from lifeline.store import Progress, Store
-from lifeline.verify import Check, connect, rows, verify_database, worst
+from lifeline.verify import Check, connect, rows, verify_database
 
 PREVIOUS_KEPT = 2
 
@@ -83,7 +82,7 @@ def _bring(
     begun = time.monotonic()
     config.layout.private(database)
     staged = config.layout.staged(database)
-    _clear(staged)
+    clear(staged)
     txid = target.txids[database.name]
     follower = config.layout.following(database, target.epoch)
     method = "restore"
@@ -91,11 +90,13 @@ def _bring(
         _take(follower, staged)
         # A follower is a cache: its damage is no verdict on the replica.
         method = (
-            "follower" if _verify(config, database, staged, "quick", deadline).verdict is Verdict.PASS else "restore"
+            "follower"
+            if verify_copy(config, database, staged, "quick", deadline).verdict is Verdict.PASS
+            else "restore"
         )
     if method == "restore":
         restore_beside(config, database, target.epoch, txid=txid, within=max(1.0, deadline - time.monotonic()))
-        require_good(database.name, _verify(config, database, staged, "quick", deadline))
+        require_good(database.name, verify_copy(config, database, staged, "quick", deadline))
     return {"name": database.name, "txid": txid, "method": method, "seconds": round(time.monotonic() - begun, 3)}
 
 
@@ -115,7 +116,7 @@ def restore_beside(
 
     config.layout.private(database)
     staged = config.layout.staged(database)
-    _clear(staged)
+    clear(staged)
     try:
         made = rebuild_point(open_vault_store(config), config.service.name, epoch, database.name, staged, txid, within)
     except (DataBad, BadInput) as error:
@@ -166,60 +167,6 @@ def render(config: Config, epoch: int) -> str:
         state=layout.state / "litestream",
         socket=layout.control_socket,
     )
-
-
-def stage_restore(
-    config: Config, epoch: int, at: str | None, *, check: Check = "full", within: float = 3600.0
-) -> dict[str, Any]:
-    """Restore every database beside its live one and verify it; the service may go on meanwhile.
-
-    Done once for the same epoch and time. The end of a replica (`at` None) is no time: a copy staged by an
-    interrupted call is of an end that may have moved on since, so it is always restored anew.
-    """
-    begun = time.monotonic()
-    note = config.layout.state / "staged.json"
-    wanted = {"epoch": epoch, "at": at}
-    found = read_json(note)
-    if (
-        found
-        and at is not None
-        and {"epoch": found.get("epoch"), "at": found.get("at")} == wanted
-        and all(config.layout.staged(database).exists() for database in config.service.databases)
-    ):
-        return {**found, "changed": False}
-    note.unlink(missing_ok=True)
-    txids: dict[str, int] = {}
-    findings: dict[str, Finding] = {}
-    for database, txid in _points_at(config, epoch, at).items():
-        txids[database.name] = restore_beside(config, database, epoch, txid=txid, within=within).txid
-        findings[database.name] = _verify(config, database, config.layout.staged(database), check, begun + within)
-        require_good(database.name, findings[database.name])
-    report = {
-        **wanted,
-        "txids": txids,
-        "verified": worst(findings).evidence,
-        "seconds": round(time.monotonic() - begun, 3),
-    }
-    write_file(note, json.dumps(report))
-    return {**report, "changed": True}
-
-
-def _points_at(config: Config, epoch: int, at: str | None) -> dict[Database, int | None]:
-    """Each database's transaction at that time; None for the end."""
-    from lifeline.host_stores import open_vault_store
-
-    if at is None:
-        return dict.fromkeys(config.service.databases)
-    store, moment = open_vault_store(config), datetime.fromisoformat(at)
-    name = config.service.name
-    return {d: points.at(store, name, epoch, d.name, moment).txid for d in config.service.databases}
-
-
-def swap_restored(config: Config, epoch: int, at: str | None, txids: Mapping[str, int]) -> dict[str, str]:
-    """Swap the staged databases in; returns where each old one is kept. The service must be stopped."""
-    kept = swap_all(config, DataFile(origin_epoch=epoch, txids=dict(txids), at=at, as_replicated=True))
-    (config.layout.state / "staged.json").unlink(missing_ok=True)
-    return kept
 
 
 def swap_all(config: Config, data: DataFile) -> dict[str, str]:
@@ -277,7 +224,7 @@ def require_good(name: str, finding: Finding) -> None:
         raise Unproven(f"{name}: {finding.says}")
 
 
-def _verify(config: Config, database: Database, path: Path, check: Check, deadline: float) -> Finding:
+def verify_copy(config: Config, database: Database, path: Path, check: Check, deadline: float) -> Finding:
     invariants = [invariant for invariant in config.service.invariants if invariant.database == database.name]
     return verify_database(path, invariants, check, within=max(1.0, deadline - time.monotonic()))
 
@@ -289,7 +236,7 @@ def _take(follower: Path, staged: Path) -> None:
     set_wal(staged)
 
 
-def _clear(path: Path) -> None:
+def clear(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     for leftover in (path, *replica.sidecars(path), path.with_name(path.name + ".tmp"), replica.txid_file(path)):
         with contextlib.suppress(FileNotFoundError):

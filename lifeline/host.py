@@ -108,7 +108,12 @@ def parser() -> argparse.ArgumentParser:
     verb("sentinel", _sentinel, "note the time in every database, for the age of what a restore finds")
     restore = verb("restore", _restore, "restore beside, verify, swap", epoch=True)
     restore.add_argument("--at", help="a time (UTC unless it says otherwise); default: the newest")
+    restore.add_argument("--txid", help="a transaction of the replica")
+    restore.add_argument("--from", dest="source", help="vault, offsite, snapshot or local; default: the newest data")
+    restore.add_argument("--older", action="store_true", help="take an older source when the newest fails")
     restore.add_argument("--stage", action="store_true", help="don't swap: the service may go on")
+    restore.add_argument("--to", help="into this folder, to be looked at; nothing live is touched")
+    restore.add_argument("--plan", action="store_true", help="only say what it would take")
     hook = verb("hook", _hook, "run a hook of the service")
     hook.add_argument("name", choices=["quiesce", "resume", "reconcile"])
     run = verb("run", _run, "become one of the supervised programs (supervisor calls this)")
@@ -284,13 +289,20 @@ def _sentinel(layout: Layout, _: argparse.Namespace) -> Answer:
 
 
 def _restore(layout: Layout, arguments: argparse.Namespace) -> Answer:
-    from lifeline import restores
+    from lifeline import host_stores, restores
 
-    config, supervisor = load_config(layout), _supervisor(layout)
+    config = load_config(layout)
+    doors = restores.Doors(lambda: host_stores.open_vault_store(config), lambda: host_stores.open_offsite_store(config))
+    want = restores.wanted(arguments.epoch, arguments.at, arguments.txid, arguments.source)
+    if arguments.plan:
+        return restores.outline(config, doors, want)
+    if arguments.to:
+        return restores.inspect(config, doors, want, Path(arguments.to))
+    supervisor, older = _supervisor(layout), arguments.older
     if arguments.stage:
-        return restores.restore(config, supervisor, _vault(config), arguments.epoch, arguments.at, stage_only=True)
+        return restores.restore(config, supervisor, doors, want, stage_only=True, older=older)
     with _changing(layout):
-        return restores.restore(config, supervisor, _vault(config), arguments.epoch, arguments.at, stage_only=False)
+        return restores.restore(config, supervisor, doors, want, older=older)
 
 
 def _hook(layout: Layout, arguments: argparse.Namespace) -> Answer:

@@ -75,6 +75,12 @@ def open_vault_store(config: Config) -> Store:
     return open_store(config.inventory.vault, key, direct=True)
 
 
+def open_offsite_store(config: Config) -> Store:
+    """The off-site vault with this host's own key."""
+    key = _own(config, config.inventory.host(config.name).offsite_key, "off-site")
+    return open_store(config.inventory.offsite, key, direct=True)
+
+
 def open_leases(config: Config) -> HostLeases:
     """A renewal is a read and a write: at worst 12 s here, which must fit between a third of the ttl and its end."""
     key = _own(config, config.inventory.host(config.name).offsite_key, "off-site")

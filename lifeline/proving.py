@@ -11,7 +11,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,7 +117,7 @@ def _point(what: str, source: str, make: Callable[[], Copy]) -> _Make:
 def _newest(config: Config, proof: Proof, folder: Path) -> Copy:
     _require_room(config)
     epoch = sources.newest_epoch(config, proof.store, proof.epoch)
-    return sources.from_replica(config, proof.store, "vault", epoch, {}, folder)
+    return sources.from_replica(config, proof.store, "vault", epoch, {}, sources.in_folder(folder))
 
 
 def _random(config: Config, proof: Proof, folder: Path, draw: random.Random) -> Copy:
@@ -135,7 +135,7 @@ def _random(config: Config, proof: Proof, folder: Path, draw: random.Random) -> 
         theirs = points.points(proof.store, service.name, epoch, other.name)
         txids[other.name] = max((p for p in theirs if p.at and point.at and p.at <= point.at), key=_txid).txid
     return sources.from_replica(
-        config, proof.store, "vault", epoch, txids, folder, at=_stamp(point.at) if point.at else None
+        config, proof.store, "vault", epoch, txids, sources.in_folder(folder), at=_stamp(point.at) if point.at else None
     )
 
 
@@ -149,13 +149,19 @@ def _at_entry(config: Config, proof: Proof, entry: Answer, folder: Path) -> Copy
     txids = {name: noted.get("txid") for name, noted in entry["databases"].items()}
     if not all(txids.values()):
         raise LookupError("the newest backup couldn't note its transaction")
-    made = sources.from_replica(config, proof.store, "vault", int(entry["epoch"]), txids, folder, at=str(entry["at"]))
-    return Copy(**{**made.__dict__, "entry": str(entry["key"])})
+    output_of, at = sources.in_folder(folder), str(entry["at"])
+    made = sources.from_replica(config, proof.store, "vault", int(entry["epoch"]), txids, output_of, at=at)
+    return replace(made, entry=str(entry["key"]))
 
 
 def _snapshot(config: Config, proof: Proof, entry: Answer, folder: Path) -> Copy:
     _require_room(config)
-    return sources.from_restic(config, proof.repositories["vault"], "snapshot", entry, folder)
+    copies = entry.get("copies") or {"vault": {"snapshot": entry.get("snapshot")}}
+    if not (snapshot := (copies.get("vault") or {}).get("snapshot")):
+        raise DataBad(f"{entry['key']} has no snapshot in the vault", hint="fab backup --full")
+    repository = proof.repositories["vault"]
+    made = sources.from_restic(config, repository, "snapshot", str(snapshot), folder, at=str(entry["at"]))
+    return replace(made, epoch=int(entry["epoch"]), entry=str(entry["key"]))
 
 
 def _require_room(config: Config) -> None:

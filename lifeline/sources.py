@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lifeline import backups, data, points, snapshots
-from lifeline.errors import BadInput, DataBad, StepFailed, Unproven
+from lifeline.errors import DataBad, StepFailed, Unproven
 from lifeline.layout import Config
+from lifeline.service import Database
 from lifeline.snapshots import Repository
 from lifeline.store import Progress, Store
 
@@ -45,17 +46,18 @@ def from_replica(
     source: Source,
     epoch: int,
     txids: Mapping[str, int | None],
-    folder: Path,
+    output_of: Callable[[Database], Path],
     *,
     at: str | None = None,
     progress: Progress | None = None,
 ) -> Copy:
-    """Every database as of its transaction (None: the end) from `epoch`'s replica. Raises Gap, DataBad, Unavailable."""
-    begun, folder_made = time.monotonic(), folder
-    folder_made.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Every database as of its transaction (None: the end) from `epoch`'s replica, each to where `output_of` says.
+    Raises Gap, DataBad, Unavailable."""
+    begun = time.monotonic()
     paths, found, size = {}, {}, 0
     for database in config.service.databases:
-        output = folder / f"{database.name}.db"
+        output = output_of(database)
+        output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         output.unlink(missing_ok=True)
         made = data.rebuild_point(
             store, config.service.name, epoch, database.name, output, txids.get(database.name), RESTORE_S, progress
@@ -77,10 +79,8 @@ def at_moment(config: Config, store: Store, newest: int, moment: datetime) -> tu
             return epoch, dict(found)
         except points.NothingOldEnough:
             continue
-    raise points.NothingOldEnough(
-        f"nothing goes back to {moment:%Y-%m-%d %H:%M:%S} UTC",
-        hint="fab backups; fab restore --from snapshot --at TIME",
-    )
+    says = f"no replica goes back to {moment:%Y-%m-%d %H:%M:%S} UTC"
+    raise points.NothingOldEnough(says, hint="fab backups shows older copies: fab restore --from snapshot --at TIME")
 
 
 def newest_epoch(config: Config, store: Store, epoch: int) -> int:
@@ -93,41 +93,63 @@ def newest_epoch(config: Config, store: Store, epoch: int) -> int:
     return found[0]
 
 
-def from_restic(config: Config, repository: Repository, source: Source, entry: Mapping[str, Any], folder: Path) -> Copy:
-    """Every database of a catalogue entry, from its snapshot in `repository`."""
+def in_folder(folder: Path) -> Callable[[Database], Path]:
+    """Each database as `NAME.db` in a folder."""
+    return lambda database: folder / f"{database.name}.db"
+
+
+def choose(repository: Repository, moment: datetime | None) -> snapshots.Snapshot:
+    """The newest snapshot, or the newest taken at or before a moment; asks restic alone, so that it works when the
+    vault's catalogue is gone. Raises NothingOldEnough."""
+    backups.open_repository(repository, create=False)
+    listed = snapshots.parse_list(
+        backups.restic(repository, snapshots.list_argv(repository), "list snapshots", within=120)
+    )
+    found = [one for one in listed if moment is None or one.at <= moment]
+    if not found:
+        since = f"; the first is of {listed[0].at:%Y-%m-%d %H:%M:%S} UTC" if listed else ""
+        raise points.NothingOldEnough(f"no snapshot that old in {repository.place}{since}", hint="fab backups")
+    return found[-1]
+
+
+def from_restic(
+    config: Config,
+    repository: Repository,
+    source: Source,
+    snapshot: str,
+    folder: Path,
+    output_of: Callable[[Database], Path] | None = None,
+    *,
+    at: str | None = None,
+) -> Copy:
+    """Every database of one snapshot, unpacked below `folder`, which is emptied first. They stay there, or go to where
+    `output_of` says."""
     begun = time.monotonic()
-    saved = snapshot_files(config, repository, entry, folder)
+    saved = unpack(config, repository, snapshot, folder)
     paths: dict[str, Path] = {}
     for database in config.service.databases:
-        if not (copy := saved / f"{database.name}.db").exists():
-            raise DataBad(f"{entry.get('key')}: its snapshot lacks {database.name}", hint="fab backups: take another")
-        paths[database.name] = copy
+        copy = saved / f"{database.name}.db"
+        if not copy.exists():
+            raise DataBad(f"snapshot {snapshot[:8]} lacks {database.name}", hint="fab backups: take another")
         data.set_wal(copy)
+        if output_of is not None:
+            target = output_of(database)
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            copy = Path(shutil.move(copy, target))
+        paths[database.name] = copy
     size = sum(path.stat().st_size for path in paths.values())
-    txids = {name: (entry.get("databases") or {}).get(name, {}).get("txid") for name in paths}
     seconds = round(time.monotonic() - begun, 3)
-    epoch, at, key = int(entry.get("epoch") or 0), str(entry.get("at")), str(entry.get("key"))
-    return Copy(source, epoch, paths, txids, at, size, seconds, False, key)
+    return Copy(source, 0, paths, dict.fromkeys(paths), at, size, seconds, False)
 
 
-def snapshot_files(config: Config, repository: Repository, entry: Mapping[str, Any], folder: Path) -> Path:
-    """Restore an entry's snapshot below `folder`; returns where the staged part of it lies: databases as `NAME.db`, the
-    other files below `files/`."""
-    copies = entry.get("copies") or {"vault": {"snapshot": entry.get("snapshot")}}
-    # The mirror off-site holds the vault's snapshots.
-    place = "vault" if repository.place == "offsite" else repository.place
-    snapshot = (copies.get(place) or {}).get("snapshot")
-    if not snapshot:
-        raise BadInput(
-            f"{entry.get('key')} has no copy in {repository.place}", hint="fab backups shows where each lies"
-        )
+def unpack(config: Config, repository: Repository, snapshot: str, folder: Path) -> Path:
+    """A snapshot's databases (`NAME.db`) and small files (below `files/`), below `folder`; returns where they lie."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
-    backups.open_repository(repository, create=False)
     staging = str(config.layout.state / "backup")
-    argv = snapshots.restore_argv(repository, str(snapshot), folder, [staging])
-    backups.restic(repository, argv, f"restore snapshot {str(snapshot)[:8]}", within=RESTORE_S)
+    argv = snapshots.restore_argv(repository, snapshot, folder, [staging])
+    backups.restic(repository, argv, f"restore snapshot {snapshot[:8]}", within=RESTORE_S)
     saved = folder / staging.lstrip("/")
     if not saved.is_dir():
-        raise StepFailed(f"the snapshot of {entry.get('key')} holds nothing of Lifeline's", hint="fab backups")
+        raise StepFailed(f"snapshot {snapshot[:8]} holds nothing of Lifeline's", hint="fab backups")
     return saved

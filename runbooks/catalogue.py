@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from typing import Any
 
 from lifeline import catalogue
 from lifeline.catalogue import Backup
 from lifeline.errors import DataBad
-from lifeline.replica import epoch_prefix
 from runbooks.site import Site
 
 
@@ -49,12 +47,3 @@ def _read(site: Site, key: str) -> dict[str, Any] | DataBad:
         return catalogue.parse(key, body or b"")
     except DataBad as error:
         return error
-
-
-def epoch_at(site: Site, newest: int, moment: datetime) -> int:
-    """The epoch that was being written at ``moment``: the newest one begun before it; 1 at least."""
-    for epoch in range(newest, 1, -1):
-        written = [modified for _, modified in site.vault.keys(epoch_prefix(site.inventory.service, epoch))]
-        if written and min(written) <= moment:
-            return epoch
-    return 1

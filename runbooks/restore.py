@@ -7,39 +7,78 @@ The restored data begins a new epoch: a replica that goes back in time isn't a c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lifeline import decide
-from lifeline.errors import Refused
+from lifeline.errors import BadInput, Refused
 from lifeline.journal import Begun, unfinished
 from lifeline.model import Finding, Lease
 from lifeline.runbook import Outcome, Runbook, Step, check_waivers
-from runbooks.catalogue import epoch_at
 from runbooks.fence import fence_of, fence_step
 from runbooks.promotion import FINALIZE_S, Promotion, outside_step, reprotect_step, serve_step, traffic_step
 from runbooks.site import Site, confirm
 
 NAME = "restore"
 STAGE_S = 3600.0
+WAIVE_OLDER = "older-source"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an operator asked for: a time (RFC 3339), a transaction, a source; none of them for the newest data."""
+
+    at: str | None = None
+    txid: str | None = None
+    source: str | None = None
+
+    @property
+    def fixed(self) -> bool:
+        """Is it the same data whenever it is asked for?  Only then can it be made beside while the service goes on."""
+        return any((self.at, self.txid, self.source in ("snapshot", "local")))
+
+    def arguments(self) -> list[str]:
+        given = (("--at", self.at), ("--txid", self.txid), ("--from", self.source))
+        return [word for flag, value in given if value for word in (flag, value)]
+
+    def command(self) -> str:
+        """To type the same again."""
+        words = [f"{word!r}" if " " in word else word for word in self.arguments()]
+        return " ".join(["fab restore", *words])
+
+    def context(self) -> dict[str, str | None]:
+        return {"at": self.at, "txid": self.txid, "from": self.source}
+
+
+def asked(at: str | None, txid: str | None, source: str | None) -> Asked:
+    """From the command line; BadInput for what makes no sense, before anything is looked at."""
+    from lifeline.restores import wanted
+
+    want = wanted(1, at, txid, source)
+    return Asked(want.at, None if want.txid is None else str(want.txid), want.source)
 
 
 def restore(
     site: Site,
     at: str | None = None,
     *,
+    txid: str | None = None,
+    source: str | None = None,
     yes: bool = False,
     dry_run: bool = False,
     waive: tuple[str, ...] = (),
     ask: Callable[[str], str] = input,
 ) -> Outcome | None:
     """Bring the primary's databases back to ``at`` (default: the end of its replica).  None for a dry run."""
-    from lifeline.restores import normalise_time
-
-    waived = check_waivers(waive, (decide.WAIVE_FENCE, decide.WAIVE_TRAFFIC, decide.WAIVE_WRITE))
-    work = prepare(site, normalise_time(at))
+    waived = check_waivers(waive, (decide.WAIVE_FENCE, decide.WAIVE_TRAFFIC, decide.WAIVE_WRITE, WAIVE_OLDER))
+    want = asked(at, txid, source)
+    if want.at:
+        site.say(f"As of {both_clocks(want.at)}.")
+    work = prepare(site, want, older=WAIVE_OLDER in waived)
     runbook = work.runbook()
     if dry_run:
+        site.say(work.outline())
         runbook.plan()
         return None
     confirm(site, work.warning(), yes, ask)
@@ -48,14 +87,46 @@ def restore(
     return runbook.run(journal, work.context(), waived, publish=site.publish)
 
 
-def prepare(site: Site, moment: str | None) -> Restoration:
+def both_clocks(at: str) -> str:
+    """A time in UTC and on the operator's clock: the one thing that must not be misread."""
+    moment = datetime.fromisoformat(at)
+    local = moment.astimezone()
+    here = "" if local.utcoffset() == timedelta(0) else f", {local:%Y-%m-%d %H:%M:%S} {local.tzname()} here"
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC{here}"
+
+
+def inspect(
+    site: Site, to: str, at: str | None = None, *, txid: str | None = None, source: str | None = None
+) -> dict[str, Any]:
+    """A verified copy into HOST:PATH, to be looked at; nothing else is touched, and no lease is needed."""
+    want = asked(at, txid, source)
+    host, colon, path = to.partition(":")
+    names = [known.name for known in site.inventory.hosts]
+    if not colon or not path.startswith("/"):
+        raise BadInput(f'"{to}" is no HOST:PATH', hint=f"fab restore --to {names[-1]}:/var/tmp/copy")
+    if host not in names:
+        raise BadInput(f'"{host}" is no host of this stack; known: {", ".join(names)}', hint="fab status")
+    if want.at:
+        site.say(f"As of {both_clocks(want.at)}.")
+    lease = site.leases.read()
+    epoch = ["--epoch", str(lease.epoch if lease else 1)]
+    found = site.hosts[host].verb("restore", *epoch, *want.arguments(), "--to", path, timeout=STAGE_S)
+    for one in found["tried"]:
+        site.say(f"not from {one['from']}: {one['why']}")
+    for name, copy in found["paths"].items():
+        txid_says = f", transaction {found['txids'][name]}" if found["txids"].get(name) else ""
+        site.say(f"{name}: {host}:{copy}, from {found['source']}{txid_says}, verified, after {found['seconds']:.1f} s.")
+    return found
+
+
+def prepare(site: Site, want: Asked, *, older: bool = False) -> Restoration:
     """Look and decide, without touching anything; raises the refusal if it is one."""
     lease = site.leases.read()
     if lease is None:
         raise Refused("nobody ever held the lease: there is no primary to restore", hint="fab provision")
     begun = unfinished(site.journals, NAME)
     took = begun is not None and begun.took(lease)
-    source = _source(site, lease, moment, begun if took else None)
+    source = _source(lease, want, begun if took else None)
     observed = site.observe(lease.holder)
     if observed.role == "standby":
         why = f"{lease.holder} holds the lease and is still a standby: a failover to it is half done"
@@ -63,8 +134,8 @@ def prepare(site: Site, moment: str | None) -> Restoration:
     promotion = Promotion(site, lease.holder, lease, site.service(lease.holder), observed)
     # A restore that took its lease already goes on with it; a new one takes the next.
     promotion.epoch = lease.epoch if took else lease.epoch + 1
-    resumed = begun.context if begun and _is_this(begun, promotion, moment) else None
-    work = Restoration(promotion, source, moment, fenced=_needs_fence(promotion, resumed))
+    resumed = begun.context if begun and _is_this(begun, promotion, want) else None
+    work = Restoration(promotion, source, want, fenced=_needs_fence(promotion, resumed), older=older)
     if work.in_place() and resumed is None:
         why = f"the databases on {lease.holder} belong to no epoch: another restore is half done there"
         raise Refused(why, hint="fab status; the journal in .lifeline shows which")
@@ -72,31 +143,37 @@ def prepare(site: Site, moment: str | None) -> Restoration:
 
 
 class Restoration:
-    """The primary's databases, restored in place from ``source``'s replica as of ``moment`` (None: its end)."""
+    """The primary's databases, restored in place as was ``asked``, from epoch ``source`` or before."""
 
-    def __init__(self, promotion: Promotion, source: int, moment: str | None, fenced: bool = False) -> None:
+    def __init__(
+        self, promotion: Promotion, source: int, want: Asked, fenced: bool = False, older: bool = False
+    ) -> None:
         self.fenced = fenced
         self.promotion = promotion
         self.site = promotion.site
         self.host = promotion.new.name
         self.source = source
-        self.moment = moment
+        self.want = want
+        self.older = older
         self.kept: list[str] = []
 
     @property
     def _arguments(self) -> list[str]:
-        return ["--epoch", str(self.source), *(["--at", self.moment] if self.moment else [])]
+        return ["--epoch", str(self.source), *self.want.arguments(), *(["--older"] if self.older else [])]
 
     @property
     def _when(self) -> str:
-        return f"as of {self.moment}" if self.moment else f"to the end of epoch {self.source}"
+        want = self.want
+        what = f"as of {both_clocks(want.at)}" if want.at else f"as of transaction {want.txid}" if want.txid else ""
+        where = f"from {want.source}" if want.source else ""
+        return " ".join(filter(None, (what, where))) or f"to the end of epoch {self.source}"
 
     def context(self) -> dict[str, object]:
         """For the journal's first line; ``prepare`` reads it when it resumes."""
         lease = self.promotion.lease
         return {
             "host": self.host,
-            "at": self.moment,
+            **self.want.context(),
             "source_epoch": self.source,
             "epoch": self.promotion.epoch,
             "fenced": self.fenced,
@@ -105,11 +182,7 @@ class Restoration:
 
     def warning(self) -> str:
         """What the operator is asked to agree to."""
-        lost = (
-            f"Everything written after {self.moment} is undone"
-            if self.moment
-            else "Nothing that is in the vault is undone"
-        )
+        lost = "Everything written after it is undone" if self.want.fixed else "Nothing that is in the vault is undone"
         return (
             f"This stops {self.promotion.service.name} on {self.host}, replaces its databases by copies {self._when}, "
             f"and serves them as epoch {self.promotion.epoch}. {lost}; the present databases are kept on the host."
@@ -156,7 +229,7 @@ class Restoration:
             reprotect_step(promotion),
         ]
         # To a time: most of the work is done while the service goes on.  To the end: the end must stand still first.
-        ordered = [beside, *steps] if self.moment else steps
+        ordered = [beside, *steps] if self.want.fixed else steps
         if self.fenced:
             ordered.insert(0, fence_step(fence_of(promotion)))
         return Runbook(NAME, ordered, self.summary, self.site.clock, self.site.out)
@@ -166,7 +239,8 @@ class Restoration:
         if self.in_place():
             return Finding.passed("in place already")
         answer = self.site.hosts[self.host].verb("restore", *self._arguments, "--stage", timeout=STAGE_S)
-        return Finding.passed(f"from epoch {answer.get('source_epoch')}", databases=answer["databases"])
+        self._tell(answer)
+        return Finding.passed(_from(answer), databases=answer["databases"], tried=answer.get("tried"))
 
     def stopped(self) -> Finding:
         seen = self.promotion.observed = self.site.observe(self.host)
@@ -178,7 +252,7 @@ class Restoration:
 
     def stop(self) -> None:
         """A damaged database may not let its last writes be flushed; going back in time doesn't need them."""
-        flags = ["--no-flush"] if self.moment else []
+        flags = ["--no-flush"] if self.want.fixed else []
         self.site.hosts[self.host].verb("stop-service", *flags, timeout=FINALIZE_S)
 
     def swapped(self) -> Finding:
@@ -189,6 +263,7 @@ class Restoration:
 
     def swap(self) -> None:
         answer = self.site.hosts[self.host].verb("restore", *self._arguments, timeout=STAGE_S)
+        self._tell(answer)
         self.kept = [str(item["kept"]) for item in answer["databases"] if item.get("kept")]
 
     def leased(self) -> Finding:
@@ -198,6 +273,26 @@ class Restoration:
         self.promotion.lease = lease
         says = f"{lease.holder} holds epoch {lease.epoch}"
         return Finding.passed(says) if lease.epoch == self.promotion.epoch else Finding.failed(says)
+
+    def _tell(self, answer: Mapping[str, Any]) -> None:
+        for one in answer.get("tried") or ():
+            self.site.say(f"      not from {one['from']}: {one['why']}")
+
+    def outline(self) -> str:
+        """What it would take, as the host sees it."""
+        seen = self.site.hosts[self.host].verb("restore", *self._arguments, "--plan", timeout=120)
+        room = f"free disk {seen['free_bytes'] >> 20} MB, needed {seen['need_bytes'] >> 20} MB"
+        lines = [f"not from {one['from']}: {one['why']}" for one in seen.get("tried") or ()]
+        if "txids" in seen:
+            points = ", ".join(f"{name} at transaction {txid}" for name, txid in seen["txids"].items())
+            lines.append(f"From {seen['source']}, epoch {seen['epoch']}: {points}; {seen['files']} files.")
+            lines.append(f"{seen['bytes'] / 1e6:.1f} MB to read, about {seen['expected_s']:.0f} s; {room}.")
+            lines.append(f"Transactions behind that point in the replica, undone by it: {seen['transactions_lost']}.")
+        else:
+            lines.append(f"From {seen['source']}; {room}.")
+        if seen["free_bytes"] < seen["need_bytes"]:
+            lines.append("THE DISK IS TOO SMALL: it would be refused.")
+        return "\n".join(lines)
 
     def in_place(self) -> bool:
         """Swapped in: the live databases belong to no epoch, or to the new one already.
@@ -220,21 +315,33 @@ def _later() -> Finding:
     return Finding.failed("only restored data can be verified")
 
 
-def _source(site: Site, lease: Lease, moment: str | None, begun: Begun | None) -> int:
-    """The epoch to restore from.  ``begun``: our unfinished restore that took the lease; Refused if to another time."""
+def _from(answer: Mapping[str, Any]) -> str:
+    epoch = f", epoch {answer['source_epoch']}" if answer.get("source_epoch") else ""
+    return f"from {answer.get('source', 'the replica')}{epoch}"
+
+
+def _source(lease: Lease, want: Asked, begun: Begun | None) -> int:
+    """The newest epoch to restore from; the host goes back from there as far as it must.
+
+    ``begun``: our unfinished restore that took the lease; Refused if it is of something else.
+    """
     if begun is None:
-        return lease.epoch if moment is None else epoch_at(site, lease.epoch, datetime.fromisoformat(moment))
-    at = begun.context.get("at")
-    if at != moment:
-        what = f"fab restore --at '{at}'" if at else "fab restore"
-        raise Refused(f"a restore to another time is half done on {lease.holder}: finish it first", hint=what)
+        return lease.epoch
+    if _asked_by(begun) != want:
+        why = f"a restore of something else is half done on {lease.holder}: finish it first"
+        raise Refused(why, hint=_asked_by(begun).command())
     return int(begun.context["source_epoch"])
 
 
-def _is_this(begun: Begun, promotion: Promotion, moment: str | None) -> bool:
+def _asked_by(begun: Begun) -> Asked:
+    context = begun.context
+    return Asked(context.get("at"), context.get("txid"), context.get("from"))
+
+
+def _is_this(begun: Begun, promotion: Promotion, want: Asked) -> bool:
     """Databases without an epoch are our unfinished restore's own, if it is this one."""
     context = begun.context
-    return (context["host"], context["at"], context["epoch"]) == (promotion.new.name, moment, promotion.epoch)
+    return (context["host"], _asked_by(begun), context["epoch"]) == (promotion.new.name, want, promotion.epoch)
 
 
 def _needs_fence(promotion: Promotion, resumed: Mapping[str, Any] | None) -> bool:

@@ -7,13 +7,12 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import apsw
 import pytest
 
-from lifeline import copies, data, replica, restores, roles
+from lifeline import copies, data, replica, roles
 from lifeline.barrier import Barrier
 from lifeline.errors import DataBad, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, Layout, read_data
@@ -22,7 +21,6 @@ from lifeline.service import Service
 from lifeline.verify import connect, rows, verify_database
 from lifeline.watching import Position, lag
 from tests.contract.replica_store import LITESTREAM, S3, Site, store, wait
-from tests.unit.hostkit import FakeSupervisor
 
 pytestmark = pytest.mark.slow
 
@@ -396,35 +394,6 @@ def test_flipped_bytes_are_bad_data_wherever_they_are(site: Site, tmp_path: Path
     with pytest.raises(DataBad):
         host.finalize(1)
     assert not host.live.exists()
-
-
-def test_a_restore_to_a_time_finds_what_was_there_then(site: Site, tmp_path: Path) -> None:
-    with site.replicating():
-        database = writer(site.path)
-        insert(database, 1)
-        site.control.sync(site.path, 10)
-        time.sleep(1.2)  # timestamps of objects have whole seconds
-        then = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        time.sleep(1.2)
-        insert(database, 2)
-        site.control.sync(site.path, 10)
-    host = Host(tmp_path / "b", site)
-    staged = data.stage_restore(host.config, 1, then)
-    assert data.stage_restore(host.config, 1, then)["changed"] is False
-    data.swap_restored(host.config, 1, then, staged["txids"])
-    assert ids(host.live) == [1]
-    assert read_data(host.config.layout).at == then
-
-
-def test_a_time_before_the_promotion_is_found_in_the_epoch_before(site: Site, tmp_path: Path) -> None:
-    fill(site, range(1, 4))
-    time.sleep(1.2)
-    then = datetime.now(UTC).isoformat()
-    time.sleep(1.2)
-    fill(Site(site.folder, site.store, site.service, 2), range(4, 7))
-    host = Host(tmp_path / "b", site)
-    answer = restores.restore(host.config, FakeSupervisor(), site.store, 2, then, stage_only=False)  # type: ignore[arg-type]
-    assert answer["source_epoch"] == 1 and ids(host.live) == [1, 2, 3]
 
 
 def test_a_prefix_that_was_written_is_refused_to_another_host(site: Site, tmp_path: Path) -> None:

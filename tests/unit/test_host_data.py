@@ -11,8 +11,6 @@ from lifeline import copies, data, replica
 from lifeline.copies import Target
 from lifeline.errors import Unproven
 from lifeline.layout import Config, DataFile, read_data, write_data
-from lifeline.replica import Restored
-from lifeline.service import Database
 from tests.unit.hostkit import SERVICE, FakeVault, config
 
 TWO = SERVICE + '\n[[databases]]\nname = "orders"\npath = "/var/lib/genesis/orders.db"\n'
@@ -164,26 +162,3 @@ def test_waiting_for_a_follower_ends_when_it_is_there_stands_still_or_is_gone(tm
     assert wait(7, True, there) == {"trades": 7} and there[0] < 2
     assert wait(9, False, gone) == {"trades": 7} and gone[0] < 4
     assert wait(9, True, still) == {"trades": 7} and 2 < still[0] < 8
-
-
-@pytest.mark.parametrize(("at", "reused"), [(None, False), ("2026-01-01T00:00:00Z", True)])
-def test_a_copy_staged_before_a_kill_is_reused_for_a_time_and_never_for_the_latest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str | None, reused: bool
-) -> None:
-    """Staged, killed before the swap; the service ran on; asked again: the end isn't where it was."""
-    made, newest = config(tmp_path), 1
-
-    def restored(config: Config, database: Database, epoch: int, **_: object) -> Restored:
-        staged = config.layout.staged(database)
-        staged.unlink(missing_ok=True)
-        make(staged, newest)
-        return Restored(newest, 0.1)
-
-    monkeypatch.setattr(data, "restore_beside", restored)
-    monkeypatch.setattr(data, "_points_at", lambda made, epoch, at: dict.fromkeys(made.service.databases))
-    data.stage_restore(made, 1, at)
-    newest = 2
-    again = data.stage_restore(made, 1, at)
-    assert again["changed"] is not reused
-    data.swap_restored(made, 1, at, again["txids"])
-    assert value(made.layout.live(made.service.databases[0])) == (1 if reused else 2)

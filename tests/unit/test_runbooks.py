@@ -89,7 +89,7 @@ def test_half_a_restore_is_not_finished_by_another_one(world: World) -> None:
     with pytest.raises(Killed):
         restore(world.process(), THEN, yes=True)
     world.crash_after = None
-    with pytest.raises(Refused, match="another time is half done"):
+    with pytest.raises(Refused, match="something else is half done"):
         restore(world.process(), yes=True)
 
 

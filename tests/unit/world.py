@@ -331,7 +331,7 @@ class FakeRemote:
     def verb(self, verb: str, *args: str, timeout: float = 60.0) -> dict[str, Any]:
         state = self._state
         epoch = int(args[1]) if args[:1] == ("--epoch",) else 0
-        name = "stage" if "--stage" in args else verb
+        name = "stage" if "--stage" in args else "outline" if "--plan" in args else verb
         answer: dict[str, Any] = getattr(self, "_" + name.replace("-", "_"))(state, epoch)
         return json.loads(json.dumps(answer))  # type: ignore[no-any-return]
 
@@ -388,6 +388,11 @@ class FakeRemote:
     def _stage(self, state: HostState, epoch: int) -> dict[str, Any]:
         self._world.act("stage", lambda: None)
         return {"changed": True, "epoch": epoch, "source_epoch": epoch, "databases": []}
+
+    def _outline(self, state: HostState, epoch: int) -> dict[str, Any]:
+        room = {"free_bytes": 9 << 30, "need_bytes": 1 << 20, "tried": []}
+        point = {"source": "vault", "epoch": epoch, "txids": {"trades": 5}, "files": 3, "bytes": 4096}
+        return {**room, **point, "expected_s": 2.0, "transactions_lost": 0}
 
     def _restore(self, state: HostState, epoch: int) -> dict[str, Any]:
         assert state.role == "none", "swapped under a running service"
