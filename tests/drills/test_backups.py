@@ -1,0 +1,130 @@
+"""On real hosts: a backup is taken, proved by restores on the standby, and the primary goes back in time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from lifeline import inventory as inventories
+from lifeline import ltx
+from lifeline.vault import key_from_environment, open_store
+from runbooks.doors import site_of
+from runbooks.site import Site
+from tests.drills.kit import CHECKOUT, Env, eventually, missing, provisioned, run, status, write
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def env(lab_session: Any) -> Iterator[Env]:
+    with provisioned(dict(lab_session.env)) as env, mock.patch.dict("os.environ", env):
+        yield env
+
+
+def site() -> Site:
+    return site_of(CHECKOUT, inventories.load(CHECKOUT, "lab"))
+
+
+def primary(env: Env) -> dict[str, Any]:
+    seen = status(env)
+    found: dict[str, Any] = seen["hosts"][seen["lease"]["holder"]]
+    return found
+
+
+def written(address: str, name: str, count: int = 20) -> list[str]:
+    tokens = [f"{name}-{number}" for number in range(count)]
+    assert all(write(address, token) for token in tokens)
+    return tokens
+
+
+def test_backed_up_proved_and_back_in_time_from_every_source(env: Env) -> None:
+    address = primary(env)["address"]
+    before = written(address, "before")
+    run(env, "fab", "backup", "--full")
+    run(env, "fab", "verify", "--weekly")
+    (listed,) = json.loads(run(env, "fab", "backups", "--json").stdout)
+    assert listed["verdict"] == "PASS" and listed["where"] == ["vault", "local"]
+    entry = listed["entry"]
+    assert entry["databases"]["genesis"]["txid"] and entry["files"]["state"] and entry["files"]["configuration"]
+    assert entry["marker"]["held_ms"] < 1000
+    assert status(env)["verification"]["rpo_measured_s"] < 30
+
+    until = written(address, "until")
+    then = datetime.now(UTC).isoformat()
+    after = written(address, "after")
+
+    # A copy to look at, on the standby: nothing else changes.
+    standby = next(name for name in status(env)["hosts"] if name != status(env)["lease"]["holder"])
+    run(env, "fab", "restore", "--to", f"{standby}:/var/tmp/look", "--at", then)
+    run(env, "fab", "restore", "--to", f"{standby}:/var/tmp/look", code=2)
+    run(env, "fab", "restore", "--to", "nobody:/var/tmp/look", code=2)
+    assert status(env)["lease"]["epoch"] == 1 and missing(address, after) == []
+
+    plan = run(env, "fab", "restore", "--at", then, "--dry-run").stdout
+    assert "UTC" in plan and "free disk" in plan and "Transactions behind that point" in plan
+
+    run(env, "fab", "restore", "--at", then, "--yes")
+    assert missing(address, before + until) == [] and missing(address, after) == after
+    assert status(env)["lease"]["epoch"] == 2
+    goes_on_from_the_epoch_before(2)
+
+    # The independent copy: what was written since the backup is undone, and it begins an epoch with a copy of its own.
+    run(env, "fab", "restore", "--from", "snapshot", "--yes")
+    assert missing(address, before) == [] and missing(address, until) == until
+    assert status(env)["lease"]["epoch"] == 3
+    late = written(address, "late")
+    run(env, "fab", "restore", "--yes")
+    assert missing(address, before + late) == []
+    eventually(lambda: status(env)["hosts"][standby]["role"] == "standby", 60, "a standby")
+    run(env, "fab", "validate")
+
+
+def goes_on_from_the_epoch_before(epoch: int) -> None:
+    """The first transaction of the epoch is the one after the last of the epoch before."""
+    with site() as at:
+        vault = open_store(at.inventory.vault, key_from_environment("SPACES"))
+        prefix = f"replica/genesis/epoch-{epoch:04d}/"
+        owner = json.loads(vault.get(f"{prefix}owner.json").body)
+        base = owner["continues"]["databases"]["genesis"]
+        levels = [found for info in vault.list(prefix) if (found := ltx.parse_key(info.key))]
+        assert min(first for level, first, _ in levels if level != 9) >= base > 1
+
+
+def test_bad_input_changes_nothing(env: Env) -> None:
+    epoch, address = status(env)["lease"]["epoch"], primary(env)["address"]
+    kept = written(address, "kept", 3)
+    for words, code in (
+        (("--at", "yesterday"), 2),
+        (("--at", "2999-01-01 00:00:00"), 2),
+        (("--at", "2001-01-01 00:00:00", "--yes"), 6),
+        (("--txid", "none"), 2),
+        (("--txid", "99999999", "--yes"), 2),
+        (("--from", "attic"), 2),
+        (("--waive", "everything"), 2),
+    ):
+        run(env, "fab", "restore", *words, code=code)
+    seen = status(env)
+    assert seen["lease"]["epoch"] == epoch and missing(address, kept) == []
+
+
+def test_a_wrong_password_and_a_half_written_catalogue_are_told(env: Env) -> None:
+    holder = status(env)["lease"]["holder"]
+    with site() as at:
+        vault = open_store(at.inventory.vault, key_from_environment("SPACES"))
+        vault.put("catalogue/genesis/20200101T000000Z-full.json", b'{"version": 2, "at"')
+        password = "/etc/lifeline/restic.password"
+        kept = at.hosts[holder].run(["sudo", "-n", "cat", password]).text
+        at.hosts[holder].run(["sudo", "-n", "tee", password], input=b"another")
+        try:
+            said = run(env, "fab", "backup", code=3)
+            assert "password" in said.stderr
+        finally:
+            at.hosts[holder].run(["sudo", "-n", "tee", password], input=kept.encode())
+        assert "DAMAGED" in run(env, "fab", "backups").stdout
+        vault.delete("catalogue/genesis/20200101T000000Z-full.json")
+    run(env, "fab", "backup")
