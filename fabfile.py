@@ -127,6 +127,16 @@ def restore(
             run(site, at or None, txid=txid or None, source=source, yes=yes, dry_run=dry_run, waive=waived)
 
 
+@verb(help={"yes": TASK["yes"], "dry_run": "only say what would go"})
+def prune(_: Context, yes: bool = False, dry_run: bool = False) -> None:
+    """Let go of what is kept long enough, as the keeper does daily; never of the newest backup that was proved."""
+    from runbooks.doors import open_site
+    from runbooks.prune import prune as run
+
+    with open_site(read_only=dry_run) as site:
+        run(site, yes=yes, dry_run=dry_run)
+
+
 @verb(help={"weekly": "also walk the whole chain, and read a part of restic's packs", "json": "for programs"})
 def verify(_: Context, weekly: bool = False, json: bool = False) -> None:
     """Restore on the standby, to prove the backups: newest point, a random one, newest snapshot; the measured RPO."""
@@ -224,5 +234,5 @@ lab.add_task(env)
 lab.add_task(lab_status, name="status")
 
 in_an_incident = (failover, reprotect, restore, validate, status)
-in_quiet_times = (backup, backups, verify, inventory, provision, drill)
+in_quiet_times = (backup, backups, verify, prune, inventory, provision, drill)
 namespace = Collection(*in_an_incident, *in_quiet_times, lab)

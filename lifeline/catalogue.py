@@ -112,7 +112,8 @@ def _join(
     verified_at, verdict = verification_of(key, verifications)
     copies = found.get("copies") or {"vault": {"snapshot": found.get("snapshot")}}
     where = [place for place in ("vault", "local") if (copies.get(place) or {}).get("snapshot")]
-    if (copies.get("vault") or {}).get("snapshot") in mirrored:
+    in_vault = (copies.get("vault") or {}).get("snapshot")
+    if in_vault and any(one.startswith(str(in_vault)) for one in mirrored):
         where.append("offsite")
     return Backup(key, at, kind, found, None, verified_at, verdict, tuple(where))
 

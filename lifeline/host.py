@@ -104,6 +104,9 @@ def parser() -> argparse.ArgumentParser:
     prove = verb("prove", _prove, "restore the newest point, a random one and the newest backup, to prove them")
     prove.add_argument("--weekly", action="store_true", help="also the whole chain, and a part of restic's packs")
     prove.add_argument("--scheduled", action="store_true", help="the keeper asks, not a person")
+    verb("offsite", _offsite, "copy what is new in the vault to the off-site vault")
+    prune = verb("prune", _prune, "let go of what is kept long enough")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would go")
     verb("catalogue", _catalogue, "when each job last succeeded, as the vault has it")
     verb("sentinel", _sentinel, "note the time in every database, for the age of what a restore finds")
     restore = verb("restore", _restore, "restore beside, verify, swap", epoch=True)
@@ -269,6 +272,31 @@ def _prove(layout: Layout, arguments: argparse.Namespace) -> Answer:
     proof = proving.Proof(host_stores.open_vault_store(config), backups.repositories(config), epoch)
     kind = ("weekly" if arguments.weekly else "daily") if arguments.scheduled else "by hand"
     return proving.prove(config, _vault(config), proof, weekly=arguments.weekly, kind=kind)
+
+
+def _offsite(layout: Layout, _: argparse.Namespace) -> Answer:
+    from lifeline import backups, host_stores, offsite
+
+    config, role = load_config(layout), read_role(layout)
+    if role.role != "primary":
+        return {"skipped": f"{config.name} is {role.role}, not primary"}
+    with backups.one_at_a_time(config, "mirror"):
+        stores = host_stores.open_vault_store(config), host_stores.open_offsite_store(config)
+        return offsite.mirror(config, *stores, role.epoch, backups.say)
+
+
+def _prune(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    from lifeline import prune
+    from lifeline.host_stores import open_vault_store
+
+    config, role = load_config(layout), read_role(layout)
+    if role.role != "primary":
+        return {"skipped": f"{config.name} is {role.role}, not primary"}
+    answer = prune.prune(config, open_vault_store(config), role.epoch, dry_run=arguments.dry_run)
+    if answer["errors"]:
+        error = StepFailed(f"not everything could be looked at: {answer['errors'][0]}", hint="fab status; fab prune")
+        raise _with_answer(error, answer)
+    return answer
 
 
 def _catalogue(layout: Layout, _: argparse.Namespace) -> Answer:

@@ -32,6 +32,7 @@ ALERTS_S = 10.0
 SETTLE_S = 120.0  # after a role was taken: a failover has other things to do
 JOB_S = 6 * 3600.0
 GENTLE = ("nice", "-n", "10", "ionice", "-c", "3")
+UNLISTED = ("offsite", "prune")  # jobs that leave no entry in the catalogue
 log = logging.getLogger("lifeline.keeper")
 Clock = Callable[[], datetime]
 
@@ -77,11 +78,12 @@ class Keeper:
             self._raise_alerts(config, role)
         if settled and self._catalogue_error is None:
             wanted = schedule.due(
-                role.role, config.inventory.backups, self._successes(), self._attempts(config), self._now()
+                role.role, config.inventory.backups, self._successes(config), self._attempts(config), self._now()
             )
             if wanted:
                 self._run(config, wanted)
-                self._read_at = None
+                if wanted.job.name not in UNLISTED:
+                    self._read_at = None
 
     def _time_for(self, what: str, every: float) -> bool:
         if self._elapsed() < self._next.get(what, 0.0):
@@ -105,8 +107,11 @@ class Keeper:
             self._catalogue_error = error.message
             self._read_at = self._elapsed() - CATALOGUE_S + 60  # again in a minute
 
-    def _successes(self) -> dict[str, datetime]:
-        return {name: datetime.fromisoformat(at) for name, at in (self._catalogue.get("successes") or {}).items() if at}
+    def _successes(self, config: Config) -> dict[str, datetime]:
+        """As the catalogue has it; of what leaves no entry there, as this host remembers."""
+        jobs = {name: str(job["ended"]) for name, job in read_jobs(config.layout).items() if _own_success(name, job)}
+        noted = self._catalogue.get("successes") or {}
+        return {name: datetime.fromisoformat(at) for name, at in {**jobs, **noted}.items() if at}
 
     def _attempts(self, config: Config) -> dict[str, Attempt]:
         found = {}
@@ -148,7 +153,7 @@ class Keeper:
     def _seen(self, config: Config, role: RoleFile) -> alerts.Seen:
         policy, layout = config.inventory.backups, config.layout
         known = self._read_at is not None and self._catalogue_error is None
-        successes, now = self._successes(), self._now()
+        successes, now = self._successes(config), self._now()
         undone = {job.name for job in schedule.JOBS if schedule.open_slot(job, policy, successes, now)}
         late = schedule.late(role.role, policy, successes, self._role_at, now) if known else []
         live = [layout.live(d) for d in config.service.databases]
@@ -200,6 +205,10 @@ def ask_host(tool: Path, *words: str, timeout: float) -> dict[str, Any]:
     if not done.ok:
         raise StepFailed(str(answer.get("error") or done.reason))
     return dict(answer)
+
+
+def _own_success(name: str, job: dict[str, Any]) -> bool:
+    return name in UNLISTED and bool(job.get("ended")) and not job.get("failed")
 
 
 def _time(text: str) -> datetime:

@@ -32,6 +32,8 @@ class Job:
 JOBS = (
     Job("backup-full", "primary", ("backup", "--full"), timedelta(minutes=60), ("backup-incremental",)),
     Job("backup-incremental", "primary", ("backup",), timedelta(minutes=30)),
+    Job("offsite", "primary", ("offsite",), timedelta(minutes=15)),
+    Job("prune", "primary", ("prune",), timedelta(hours=24)),
     Job("verify-weekly", "standby", ("prove", "--scheduled", "--weekly"), timedelta(hours=12), ("verify",)),
     Job("verify", "standby", ("prove", "--scheduled"), timedelta(hours=6)),
 )
@@ -59,7 +61,10 @@ def slot(job: Job, policy: BackupPolicy, now: datetime) -> datetime:
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if job.name == "backup-incremental":
         return midnight + timedelta(hours=now.hour // policy.every_hours * policy.every_hours)
-    at = policy.full_at if job.name == "backup-full" else policy.verify_at
+    if job.name == "offsite":
+        seconds = int((now - midnight).total_seconds())
+        return midnight + timedelta(seconds=seconds // policy.offsite_every_s * policy.offsite_every_s)
+    at = policy.full_at if job.name in ("backup-full", "prune") else policy.verify_at
     found = midnight + timedelta(hours=int(at[:2]), minutes=int(at[3:]))
     if job.name == "verify-weekly":
         found -= timedelta(days=(now.weekday() - WEEKDAYS.index(policy.check_on)) % 7)

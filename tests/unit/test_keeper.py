@@ -26,6 +26,7 @@ class Host:
     def __init__(self, root: Path, role: Any = "primary") -> None:
         self.config, self.seconds, self.asked = config(root), 0.0, []  # type: ignore[var-annotated]
         self.successes: dict[str, str] = {}
+        self.others: list[str] = []
         self.broken: str | None = None
         self.catalogue_down = False
         write_role(self.config.layout, role, 1)
@@ -39,6 +40,9 @@ class Host:
             if self.catalogue_down:
                 raise StepFailed("the vault doesn't answer")
             return {"successes": dict(self.successes), "verification": None}
+        if words[0] in ("offsite", "prune"):
+            self.others.append(words[0])
+            return {}
         self.asked.append(" ".join(words))
         if self.broken:
             raise StepFailed(self.broken)
@@ -63,6 +67,8 @@ def test_a_new_primary_settles_then_makes_its_first_backup_once(tmp_path: Path) 
     assert host.asked == ["backup --full"]
     host.run(3 * 3600)
     assert host.asked == ["backup --full", "backup"]
+    # Every minute the mirror, once a day the pruning; neither leaves anything in the catalogue.
+    assert 230 <= host.others.count("offsite") <= 250 and host.others.count("prune") == 1
     assert read_jobs(host.config.layout)["backup-full"]["verdict"] == "PASS"
 
 

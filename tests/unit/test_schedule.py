@@ -9,11 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lifeline import schedule
-from lifeline.model import BackupPolicy
+from lifeline.model import BackupPolicy, Role
 from lifeline.schedule import JOBS, Attempt
 
 POLICY = BackupPolicy()
 BY_NAME = {job.name: job for job in JOBS}
+
+
+def due(role: Role, successes: dict[str, datetime], attempts: dict[str, Attempt], now: datetime) -> schedule.Due | None:
+    """What is due besides mirror and pruning, which were just done."""
+    return schedule.due(role, POLICY, {"offsite": now, "prune": now, **successes}, attempts, now)
+
+
+def late(successes: dict[str, datetime], since: datetime, now: datetime) -> list[tuple[schedule.Job, datetime]]:
+    return schedule.late("primary", POLICY, {"offsite": now, "prune": now, **successes}, since, now)
 
 
 def at(text: str) -> datetime:
@@ -49,29 +58,29 @@ def test_a_slot_is_never_in_the_future_and_never_goes_back(now: datetime, job: s
 def test_after_an_outage_one_run_makes_up_for_all_that_was_missed() -> None:
     now = at("2026-01-10 12:34")
     long_ago = {"backup-full": at("2026-01-01 02:00"), "backup-incremental": at("2026-01-01 08:00")}
-    due = schedule.due("primary", POLICY, long_ago, {}, now)
-    assert due is not None and (due.job.name, due.slot) == ("backup-full", at("2026-01-10 02:00"))
+    found = due("primary", long_ago, {}, now)
+    assert found is not None and (found.job.name, found.slot) == ("backup-full", at("2026-01-10 02:00"))
     # The full one of 12:35 is what the incremental of 12:00 was to be, too.
     done = {**long_ago, "backup-full": now}
-    assert schedule.due("primary", POLICY, done, {}, now + timedelta(minutes=1)) is None
+    assert due("primary", done, {}, now + timedelta(minutes=1)) is None
 
 
 def test_what_the_other_host_did_counts() -> None:
     """A host that was promoted at 03:00 goes by the catalogue: nothing is due before 04:00."""
     successes = {"backup-full": at("2026-01-02 02:01")}
-    assert schedule.due("primary", POLICY, successes, {}, at("2026-01-02 03:00")) is None
-    due = schedule.due("primary", POLICY, successes, {}, at("2026-01-02 04:00"))
-    assert due is not None and due.job.name == "backup-incremental"
+    assert due("primary", successes, {}, at("2026-01-02 03:00")) is None
+    found = due("primary", successes, {}, at("2026-01-02 04:00"))
+    assert found is not None and found.job.name == "backup-incremental"
 
 
 def test_a_first_backup_is_a_full_one_and_a_first_verification_a_whole_one() -> None:
     now = at("2026-01-02 12:00")
-    first = schedule.due("primary", POLICY, {}, {}, now)
+    first = due("primary", {}, {}, now)
     assert first is not None and first.job.name == "backup-full"
-    verify = schedule.due("standby", POLICY, {}, {}, now)
+    verify = due("standby", {}, {}, now)
     assert verify is not None and verify.job.name == "verify-weekly"
-    assert schedule.due("standby", POLICY, {"verify-weekly": now}, {}, now) is None
-    assert schedule.due("none", POLICY, {}, {}, now) is None
+    assert due("standby", {"verify-weekly": now}, {}, now) is None
+    assert due("none", {}, {}, now) is None
 
 
 def test_a_failed_run_waits_longer_each_time_and_not_into_the_next_slot() -> None:
@@ -81,29 +90,29 @@ def test_a_failed_run_waits_longer_each_time_and_not_into_the_next_slot() -> Non
         successes = {"backup-incremental": at("2026-01-02 02:00")}
         ended, pause = attempts["backup-full"].ended, timedelta(minutes=minutes)
         early = ended + pause - timedelta(minutes=1)
-        assert schedule.due("primary", POLICY, successes, attempts, early) is None
-        again = schedule.due("primary", POLICY, successes, attempts, ended + pause)
+        assert due("primary", successes, attempts, early) is None
+        again = due("primary", successes, attempts, ended + pause)
         assert again is not None and again.slot == slot
     old = {"backup-full": Attempt(at("2026-01-01 02:00"), at("2026-01-02 02:00"), 3)}
-    assert schedule.due("primary", POLICY, {}, old, at("2026-01-02 02:01")) is not None
+    assert due("primary", {}, old, at("2026-01-02 02:01")) is not None
 
 
 def test_a_clock_that_was_wrong_neither_stops_the_backups_nor_runs_a_storm() -> None:
     now = at("2026-01-02 12:00")
     future = {"backup-full": at("2031-01-01 02:00")}
-    due = schedule.due("primary", POLICY, future, {}, now)
-    assert due is not None and due.job.name == "backup-full"
-    assert schedule.due("primary", POLICY, {"backup-full": now}, {}, now - timedelta(minutes=3)) is None
+    found = due("primary", future, {}, now)
+    assert found is not None and found.job.name == "backup-full"
+    assert due("primary", {"backup-full": now}, {}, now - timedelta(minutes=3)) is None
     # An attempt noted in the future doesn't hold up the present.
     attempts = {"backup-full": Attempt(at("2026-01-02 02:00"), at("2031-01-01 02:00"), 1)}
-    assert schedule.due("primary", POLICY, {}, attempts, now) is not None
+    assert due("primary", {}, attempts, now) is not None
 
 
 def test_late_is_counted_from_the_slot_or_from_taking_the_role() -> None:
     successes = {"backup-full": at("2026-01-01 02:00"), "backup-incremental": at("2026-01-02 00:10")}
     long_primary = at("2026-01-01 00:00")
-    assert schedule.late("primary", POLICY, successes, long_primary, at("2026-01-02 02:59")) == []
-    late = schedule.late("primary", POLICY, successes, long_primary, at("2026-01-02 03:01"))
-    assert [(job.name, slot) for job, slot in late] == [("backup-full", at("2026-01-02 02:00"))]
+    assert late(successes, long_primary, at("2026-01-02 02:59")) == []
+    found = late(successes, long_primary, at("2026-01-02 03:01"))
+    assert [(job.name, slot) for job, slot in found] == [("backup-full", at("2026-01-02 02:00"))]
     just_promoted = at("2026-01-02 03:00")
-    assert schedule.late("primary", POLICY, successes, just_promoted, at("2026-01-02 03:30")) == []
+    assert late(successes, just_promoted, at("2026-01-02 03:30")) == []
