@@ -86,22 +86,26 @@ sql = "SELECT id FROM trades WHERE id < 0"
 
 @pytest.fixture
 def primary(s3: S3, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Primary:
-    name = f"svc{zlib.crc32(request.node.name.encode()):08x}"
-    made = Primary(tmp_path_factory.mktemp("p"), s3, name, 1)
-    layout = made.host().layout
-    for folder in (layout.etc, layout.state, layout.run, layout.bin, made.state_file.parent, made.root / "var/log/x"):
+    return made(s3, request.node.name, tmp_path_factory)
+
+
+def made(s3: S3, name: str, tmp_path_factory: pytest.TempPathFactory) -> Primary:
+    """A primary with an empty table, a state file, a log, and a name of its own in the vault."""
+    primary = Primary(tmp_path_factory.mktemp("p"), s3, f"svc{zlib.crc32(name.encode()):08x}", 1)
+    layout, logs = primary.host().layout, primary.root / "var/log/x"
+    for folder in (layout.etc, layout.state, layout.run, layout.bin, primary.state_file.parent, logs):
         folder.mkdir(parents=True, exist_ok=True)
     (layout.bin / "litestream").symlink_to(LITESTREAM)
     layout.restic_password.write_text("correct horse")
     (layout.etc / "service.env").write_text("KEY=secret\n")
-    made.state_file.write_text("0")
-    (made.root / "var/log/x/audit.log").write_text("line 1\n")
+    primary.state_file.write_text("0")
+    (logs / "audit.log").write_text("line 1\n")
     write_role(layout, "primary", 1)
-    database = apsw.Connection(str(made.path))
+    database = apsw.Connection(str(primary.path))
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("CREATE TABLE trades (id INTEGER PRIMARY KEY, note TEXT)")
     database.close()
-    return made
+    return primary
 
 
 class Hammer(threading.Thread):
