@@ -99,6 +99,8 @@ RESTORE = {
     "txid": "a transaction of the replica, instead of a time",
     "from": "vault, offsite, snapshot or local; default: whatever has the newest data",
     "to": "HOST:PATH, a copy to look at; nothing else is touched",
+    "before_corruption": "search the last point that passes every check, and propose it",
+    "check": "with --before-corruption: SQL that finds no row in good data",
 }
 
 
@@ -109,20 +111,25 @@ def restore(
     txid: str = "",
     from_: str = "",
     to: str = "",
+    before_corruption: bool = False,
+    check: str = "",
     yes: bool = False,
     dry_run: bool = False,
     waive: Any = None,
 ) -> None:
     """Restore the primary's databases beside, verify, swap; the old ones are kept on the host."""
+    from runbooks.clean_point import before_corruption as search
     from runbooks.doors import open_site
     from runbooks.restore import inspect
     from runbooks.restore import restore as run
 
     with open_site(read_only=dry_run or bool(to)) as site:
-        if to:
+        waived = tuple(waive or ())
+        if before_corruption:
+            search(site, check or None, yes=yes, dry_run=dry_run, waive=waived)
+        elif to:
             inspect(site, to, at or None, txid=txid or None, source=from_ or None)
         else:
-            waived = tuple(waive or ())
             source = from_ or None
             run(site, at or None, txid=txid or None, source=source, yes=yes, dry_run=dry_run, waive=waived)
 

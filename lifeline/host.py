@@ -117,6 +117,8 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("--stage", action="store_true", help="don't swap: the service may go on")
     restore.add_argument("--to", help="into this folder, to be looked at; nothing live is touched")
     restore.add_argument("--plan", action="store_true", help="only say what it would take")
+    search = verb("search-clean", _search_clean, "the last point of the replica that passes every check", epoch=True)
+    search.add_argument("--check", help="SQL that finds no row in good data, beside the invariants")
     hook = verb("hook", _hook, "run a hook of the service")
     hook.add_argument("name", choices=["quiesce", "resume", "reconcile"])
     run = verb("run", _run, "become one of the supervised programs (supervisor calls this)")
@@ -331,6 +333,14 @@ def _restore(layout: Layout, arguments: argparse.Namespace) -> Answer:
         return restores.restore(config, supervisor, doors, want, stage_only=True, older=older)
     with _changing(layout):
         return restores.restore(config, supervisor, doors, want, older=older)
+
+
+def _search_clean(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    from lifeline import clean_point
+    from lifeline.host_stores import open_vault_store
+
+    config = load_config(layout)
+    return clean_point.search(config, open_vault_store(config), arguments.epoch, arguments.check)
 
 
 def _hook(layout: Layout, arguments: argparse.Namespace) -> Answer:
