@@ -190,15 +190,20 @@ def metrics(agent: Agent) -> str:
 
 
 def _of_the_keeper(layout: Layout) -> list[str]:
-    jobs = [(f'{{job="{name}"}}', job) for name, job in read_jobs(layout).items() if job.get("ended")]
-    succeeded = [
-        (label, datetime.fromisoformat(job["ended"]).timestamp()) for label, job in jobs if not job.get("failed")
-    ]
+    jobs = [(f'{{job="{name}"}}', job) for name, job in read_jobs(layout).items()]
+    succeeded = [(label, _seconds(job.get("succeeded"))) for label, job in jobs]
     return [
         *_metric("job_last_success_timestamp_seconds", "gauge", succeeded),
         *_metric("job_seconds", "gauge", [(label, job.get("seconds")) for label, job in jobs]),
         *_metric("alert", "gauge", [(f'{{name="{alert["name"]}"}}', 1) for alert in read_alerts(layout)]),
     ]
+
+
+def _seconds(stamp: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(stamp)).timestamp()
+    except ValueError:
+        return None
 
 
 def _per_database(status: dict[str, Any], name: str, field: str, kind: str = "gauge") -> list[str]:

@@ -33,6 +33,7 @@ class Seen:
     disk_free: int | None = None
     memory_available: int | None = None
     replica_age_s: float | None = None
+    replica_unseen: bool = False
     verification: Mapping[str, Any] | None = None
     keeper_error: str | None = None
 
@@ -42,6 +43,12 @@ MEMORY_NEEDED = 200 << 20
 REPLICA_STALE_S = 60.0
 
 
+NEXT = {
+    **{"backup-full": "fab backup --full", "backup-incremental": "fab backup", "prune": "fab prune"},
+    **{"verify": "fab verify", "verify-weekly": "fab verify --weekly"},
+}
+
+
 def judge(seen: Seen) -> list[Alert]:
     """Every alert there is reason for."""
     return [*_jobs(seen), *_room(seen), *_replica(seen), *_verified(seen)]
@@ -49,8 +56,8 @@ def judge(seen: Seen) -> list[Alert]:
 
 def _jobs(seen: Seen) -> Iterable[Alert]:
     for name, slot in seen.late:
-        says = f"{name} of {slot:%Y-%m-%d %H:%M} UTC has not been done"
-        yield Alert(f"late-{name}", says, "fab backup" if name.startswith("backup") else "fab verify")
+        says = f"{name} of {slot:%Y-%m-%d %H:%M} UTC has not been done, nor any since"
+        yield Alert(f"late-{name}", says, NEXT.get(name, "fab status"))
     for name, why in seen.failed.items():
         yield Alert(f"failed-{name}", f"{name} failed: {why}", "fab status; it is tried again by itself")
     if seen.keeper_error:
@@ -72,11 +79,23 @@ def _replica(seen: Seen) -> Iterable[Alert]:
         says = f"nothing has reached the vault for {seen.replica_age_s:.0f} s: newer writes are on this host alone"
         yield Alert("replica-stale", says, "fab status; is the vault reachable from this host?")
 
+    if seen.replica_unseen:
+        says = "whether writes reach the vault can't be seen: they may be on this host alone"
+        yield Alert("replica-unseen", says, "fab status; read /var/log/supervisor/litestream.log on that host")
+
 
 def _verified(seen: Seen) -> Iterable[Alert]:
     if seen.verification and seen.verification.get("verdict") not in (None, "PASS"):
         says = f"the last verification ({seen.verification.get('at')}) is {seen.verification['verdict']}"
         yield Alert("verification", says, "fab verify")
+
+
+def parse(document: object) -> Alert | None:
+    """An alert of alerts.json; None for anything else."""
+    if not isinstance(document, Mapping):
+        return None
+    texts = [document.get(key) for key in ("name", "says", "next", "since")]
+    return Alert(*map(str, texts)) if all(isinstance(text, str) for text in texts) else None
 
 
 def merged(before: Sequence[Alert], now: Sequence[Alert], at: str) -> tuple[list[Alert], list[Alert], list[Alert]]:

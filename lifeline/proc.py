@@ -5,10 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 from lifeline.errors import StepFailed
 
@@ -72,3 +78,75 @@ def check(
     if not done.ok:
         raise StepFailed(f"{argv[0]}: {done.reason}")
     return done
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that runs beside us, in a process group of its own: it ends with all that it started."""
+
+    argv: tuple[str, ...]
+    process: subprocess.Popen[bytes]
+    out: IO[bytes]
+    err: IO[bytes]
+
+    def done(self) -> Done | None:
+        """How it ended; None while it runs."""
+        code = self.process.poll()
+        if code is None:
+            return None
+        texts = []
+        for file in (self.out, self.err):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+        return Done(self.argv, code, *texts)
+
+    def stop(self, within: float = 5.0) -> None:
+        """End it and all that it started, and wait until they are gone."""
+        _signal_group(self.process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(within)
+        _signal_group(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def start(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Running:
+    """Start a command and go on. Raises StepFailed when it isn't there."""
+    # Files, not pipes: nobody reads while it runs, and a full pipe would stop it.
+    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - they stay open while it runs
+    try:
+        process = subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=child_environment(env), process_group=0
+        )
+    except FileNotFoundError:
+        raise StepFailed(f"{argv[0]} is not installed on this host", hint="fab provision") from None
+    return Running(tuple(argv), process, out, err)
+
+
+def began(pid: int) -> str | None:
+    """What tells a process from a later one with its number: when it began, in ticks since boot. None: it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def end_orphans(pid: int, begun: str, within: float = 5.0) -> bool:
+    """Kill what is left of a process group whose leader began then, and wait for it. False: nothing was left."""
+    if began(pid) not in (None, begun):
+        return False  # the number is another's by now
+    if not _signal_group(pid, signal.SIGKILL):
+        return False
+    deadline = time.monotonic() + within
+    while _signal_group(pid, 0) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return True
+
+
+def _signal_group(pid: int, number: int) -> bool:
+    """False when there is no such group."""
+    try:
+        os.killpg(pid, number)
+    except OSError:
+        return False
+    return True

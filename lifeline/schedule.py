@@ -41,7 +41,8 @@ JOBS = (
 
 @dataclass(frozen=True)
 class Attempt:
-    """The newest run of a job on this host: its slot, how it ended, and how many failed in a row for that slot."""
+    """The newest run of a job on this host that came to its end: its slot, and how many failed in a row for that slot;
+    0: it succeeded."""
 
     slot: datetime
     ended: datetime
@@ -72,17 +73,31 @@ def slot(job: Job, policy: BackupPolicy, now: datetime) -> datetime:
     return found if found <= now else found - timedelta(days=1)
 
 
+def following(job: Job, policy: BackupPolicy, success: datetime) -> datetime:
+    """The first slot that a success at this time didn't serve."""
+    period = {
+        "backup-incremental": timedelta(hours=policy.every_hours),
+        "offsite": timedelta(seconds=policy.offsite_every_s),
+        "verify-weekly": timedelta(days=7),
+    }.get(job.name, timedelta(days=1))
+    return slot(job, policy, slot(job, policy, success) + period)
+
+
 def believed(success: datetime | None, now: datetime) -> datetime | None:
     """A success that can be: none from the future."""
     return success if success is not None and success <= now + AHEAD else None
 
 
+def last_success(job: Job, successes: Mapping[str, datetime], now: datetime) -> datetime | None:
+    """When something was last done that serves the job's slots."""
+    names = (job.name, *(other.name for other in JOBS if job.name in other.serves))
+    return max((found for name in names if (found := believed(successes.get(name), now))), default=None)
+
+
 def open_slot(job: Job, policy: BackupPolicy, successes: Mapping[str, datetime], now: datetime) -> datetime | None:
     """The job's newest slot if nothing was done for it, else None."""
-    newest = slot(job, policy, now)
-    names = (job.name, *(other.name for other in JOBS if job.name in other.serves))
-    done = [found for name in names if (found := believed(successes.get(name), now))]
-    return newest if not done or max(done) < newest else None
+    newest, done = slot(job, policy, now), last_success(job, successes, now)
+    return newest if done is None or done < newest else None
 
 
 def due(
@@ -92,28 +107,43 @@ def due(
     attempts: Mapping[str, Attempt],
     now: datetime,
 ) -> Due | None:
-    """The first job of this role that is to run now; a failed one waits before it is tried again."""
+    """The first job of this role that is to run now; a failed one waits before it is tried again.
+
+    A slot that this host served is served, whatever the catalogue shows: with an entry from the future in it, left by a
+    clock that was wrong, the same backup would be made again and again.
+    """
     for job in JOBS:
         if job.role != role or (wanted := open_slot(job, policy, successes, now)) is None:
             continue
         last = attempts.get(job.name)
-        if last and last.failed and last.ended <= now + AHEAD:
-            pause = RETRY[min(last.failed, len(RETRY)) - 1]
-            if last.slot == wanted and now < last.ended + pause:
-                continue
+        if last and last.slot == wanted and last.ended <= now + AHEAD and not _again(last, now):
+            continue
         return Due(job, wanted)
     return None
 
 
+def _again(last: Attempt, now: datetime) -> bool:
+    return last.failed > 0 and now >= last.ended + RETRY[min(last.failed, len(RETRY)) - 1]
+
+
 def late(
-    role: Role, policy: BackupPolicy, successes: Mapping[str, datetime], since: datetime, now: datetime
+    role: Role,
+    policy: BackupPolicy,
+    successes: Mapping[str, datetime],
+    since: datetime,
+    now: datetime,
+    grace: timedelta = timedelta(0),
 ) -> list[tuple[Job, datetime]]:
-    """Jobs of this role that nothing was done for in time, with the slot. `since`: when this host took the role; what
-    was due before is its first duty, and late only some time after."""
+    """Jobs of this role that nothing was done for in time, with the first slot that was missed. `since`: when this host
+    took its role; what was due before is its first duty, and late only some time after."""
     found = []
     for job in JOBS:
-        if job.role != role or (wanted := open_slot(job, policy, successes, now)) is None:
+        if job.role != role or open_slot(job, policy, successes, now) is None:
             continue
-        if now - max(wanted, since) > job.late_after:
-            found.append((job, wanted))
+        done = last_success(job, successes, now)
+        # The first one missed: the newest moves on with the clock, and something done every minute were never late.
+        missed = slot(job, policy, now) if done is None else following(job, policy, done)
+        begun = since if done is None else max(missed, since)
+        if now - begun > job.late_after + grace:
+            found.append((job, missed))
     return found

@@ -5,6 +5,9 @@ what would have been lost.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
+
+import apsw
 
 from lifeline.errors import Refused, StepFailed
 from lifeline.layout import Config, read_role
@@ -24,12 +27,16 @@ def write(config: Config) -> dict[str, str]:
     found = {}
     for database in config.service.databases:
         live = config.layout.live(database)
-        if not live.exists():
+        if not (database.sentinel and live.exists()):
             continue
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         try:
             with connect(live, write=True) as connection:
-                connection.execute("PRAGMA wal_autocheckpoint = 0")  # checkpoints are Litestream's
+                if not _in_wal_mode(connection):
+                    continue  # its service is still making it
+                # Checkpoints are Litestream's, also where ours is the last connection to be closed.
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute(_MAKE)
@@ -39,3 +46,7 @@ def write(config: Config) -> dict[str, str]:
             raise StepFailed(f"no sentinel in {database.name}: {error}", hint="the keeper tries again") from None
         found[database.name] = at
     return found
+
+
+def _in_wal_mode(connection: Any) -> bool:
+    return [str(row[0]) for row in connection.execute("PRAGMA journal_mode")] == ["wal"]

@@ -20,10 +20,14 @@ _RESERVED = ("lifeline-agent", "lifeline-host", "lifeline-keeper", "litestream",
 
 @dataclass(frozen=True)
 class Database:
-    """One SQLite database in WAL mode.  ``path`` is absolute, on the host."""
+    """One SQLite database in WAL mode.  ``path`` is absolute, on the host.
+
+    ``sentinel``: may Lifeline keep a table of its own in it?  Without it the measured RPO is not known.
+    """
 
     name: str
     path: PurePosixPath
+    sentinel: bool = True
 
 
 @dataclass(frozen=True)
@@ -184,8 +188,8 @@ def _url_path(at: At, key: str) -> str:
 
 
 def _database(at: At) -> Database:
-    at.only({"name", "path"})
-    return Database(_name(at, "name"), _absolute(at.at("path")))
+    at.only({"name", "path", "sentinel"})
+    return Database(_name(at, "name"), _absolute(at.at("path")), at.flag("sentinel", True))
 
 
 def _invariant(at: At, databases: tuple[Database, ...]) -> Invariant:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lifeline import alerts, keeper
+from lifeline import alerts, keeper, proc
 from lifeline.alerts import Alert, Seen
 from lifeline.errors import StepFailed
 from lifeline.keeper import Keeper
-from lifeline.layout import read_alerts, read_jobs, write_role
+from lifeline.layout import Config, read_alerts, read_jobs, write_role
 from tests.unit.hostkit import config
 
 START = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
@@ -28,20 +30,35 @@ class Host:
         self.successes: dict[str, str] = {}
         self.others: list[str] = []
         self.broken: str | None = None
-        self.catalogue_down = False
+        self.catalogue_down = self.mirror_broken = False
+        self.jumped = timedelta(0)
+        self.forced: dict[str, str] = {}
         write_role(self.config.layout, role, 1)
-        self.keeper = Keeper(lambda: self.config, self.ask, now=self.now, elapsed=lambda: self.seconds, settle_s=120)
+        self.takes, self.stopped, self.together = 0.0, [], 0  # type: ignore[var-annotated]
+        self.keeper = self.another()
+
+    def another(self) -> Keeper:
+        return Keeper(
+            lambda: self.config, self.ask, self.start, now=self.now, elapsed=lambda: self.seconds, settle_s=120
+        )
+
+    def start(self, _: Config, words: tuple[str, ...]) -> Any:
+        self.together += 1
+        assert self.together == 1, "two jobs at a time"
+        return FakeWork(self, words, self.seconds + self.takes)
 
     def now(self) -> datetime:
-        return START + timedelta(seconds=self.seconds)
+        return START + timedelta(seconds=self.seconds) + self.jumped
 
     def ask(self, *words: str, timeout: float) -> dict[str, Any]:
         if words == ("catalogue",):
             if self.catalogue_down:
                 raise StepFailed("the vault doesn't answer")
-            return {"successes": dict(self.successes), "verification": None}
+            return {"successes": {**self.successes, **self.forced}, "verification": None}
         if words[0] in ("offsite", "prune"):
             self.others.append(words[0])
+            if words[0] == "offsite" and self.mirror_broken:
+                raise StepFailed("the off-site vault doesn't answer")
             return {}
         self.asked.append(" ".join(words))
         if self.broken:
@@ -51,10 +68,27 @@ class Host:
         return {"key": "k", "verdict": "PASS"}
 
     def run(self, seconds: float) -> None:
-        end = self.seconds + seconds
+        end, step = self.seconds + seconds, 2 if seconds <= 300 else 20 if seconds <= 7200 else 30
         while self.seconds < end:
-            self.seconds += 2
+            self.seconds += step
             self.keeper.look(self.config)
+
+
+class FakeWork:
+    """A verb that does nothing until its time is over."""
+
+    def __init__(self, host: Host, words: tuple[str, ...], ends: float) -> None:
+        self.host, self.words, self.ends = host, words, ends
+
+    def answer(self) -> dict[str, Any] | None:
+        if self.host.seconds < self.ends:
+            return None
+        self.host.together -= 1
+        return self.host.ask(*self.words, timeout=0)
+
+    def stop(self) -> None:
+        self.host.together -= 1
+        self.host.stopped.append(self.words)
 
 
 def test_a_new_primary_settles_then_makes_its_first_backup_once(tmp_path: Path) -> None:
@@ -110,7 +144,7 @@ def test_while_the_catalogue_cant_be_read_nothing_runs_and_that_is_said(tmp_path
 def test_a_keeper_that_is_restarted_knows_from_the_catalogue_what_was_done(tmp_path: Path) -> None:
     host = Host(tmp_path)
     host.run(200)
-    host.keeper = Keeper(lambda: host.config, host.ask, now=host.now, elapsed=lambda: host.seconds, settle_s=120)
+    host.keeper = host.another()
     host.run(600)
     assert host.asked == ["backup --full"]
 
@@ -122,14 +156,197 @@ def test_a_job_cut_off_in_its_middle_is_run_again(tmp_path: Path) -> None:
     assert host.asked == ["backup --full"]
 
 
-def test_late_jobs_are_told(tmp_path: Path) -> None:
+def names(host: Host) -> set[str]:
+    return {str(one["name"]) for one in read_alerts(host.config.layout)}
+
+
+def test_a_long_job_holds_up_neither_alerts_nor_is_it_run_twice(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.takes = 1800
+    host.run(200)
+    assert read_jobs(host.config.layout)["backup-full"]["verdict"] == "RUNNING"
+    alerts_file = host.config.layout.state / "alerts.json"
+    before = alerts_file.stat().st_mtime_ns
+    host.run(60)
+    assert alerts_file.stat().st_mtime_ns > before and host.asked == []
+    host.run(1800)
+    assert host.asked == ["backup --full"]
+
+
+def test_a_job_ends_with_the_role_and_the_slot_is_open_again(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.takes = 1800
+    host.run(200)
+    write_role(host.config.layout, "none", 1)
+    host.run(2)
+    assert host.stopped == [("backup", "--full")] and host.together == 0
+    assert read_jobs(host.config.layout)["backup-full"]["verdict"] == "STOPPED"
+    host.takes = 0
+    write_role(host.config.layout, "primary", 3)
+    host.run(110)
+    assert host.asked == []
+    host.run(60)
+    assert host.asked == ["backup --full"]
+
+
+@pytest.mark.parametrize("hours", [-30, -5, -1, 1, 5, 30])
+def test_a_clock_that_jumps_makes_no_storm(tmp_path: Path, hours: int) -> None:
+    host = Host(tmp_path)
+    host.run(600)
+    assert host.asked == ["backup --full"]
+    host.jumped = timedelta(hours=hours)
+    host.run(1800)
+    host.jumped = timedelta(0)
+    host.run(1800)
+    # At most one of each kind for the jump, and one for the way back.
+    assert len(host.asked) <= 5, host.asked
+    host.run(4 * 3600)
+    assert host.asked[-1] == "backup" and len(host.asked) <= 7
+
+
+def test_an_entry_from_the_future_makes_no_storm(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    future = dict.fromkeys(("backup-full", "backup-incremental"), "2031-01-01T02:00:00+00:00")
+    host.forced = future
+    host.run(8 * 3600 + 60)
+    assert host.asked == ["backup --full", "backup", "backup", "backup"]
+
+
+def test_late_jobs_are_told_until_they_are_done(tmp_path: Path) -> None:
     host = Host(tmp_path)
     host.successes = {"backup-full": "2026-01-02T02:00:00+00:00", "backup-incremental": "2026-01-02T12:00:00+00:00"}
     host.run(130)
     host.broken = "no"
     host.run(16 * 3600)
-    names = [one["name"] for one in read_alerts(host.config.layout)]
-    assert "late-backup-full" in names
+    assert "late-backup-full" in names(host)
+    for _ in range(8):  # through the next slots: an alert that comes and goes would be told again and again
+        host.run(3600)
+        assert "late-backup-full" in names(host)
+    host.broken = None
+    host.run(3600)
+    assert "late-backup-full" not in names(host)
+
+
+def test_a_mirror_that_stands_still_is_late_though_its_slot_is_always_a_new_one(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.run(600)
+    assert names(host) & {"late-offsite", "failed-offsite"} == set()
+    host.mirror_broken = True
+    host.run(300)
+    assert "failed-offsite" in names(host)
+    host.run(900)
+    assert "late-offsite" in names(host)
+    host.mirror_broken = False
+    host.run(200)
+    assert names(host) & {"late-offsite", "failed-offsite"} == set()
+
+
+def test_the_primary_tells_what_a_dead_standby_does_not_do(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.successes = dict.fromkeys(("verify", "verify-weekly"), "2026-01-02T03:00:00+00:00")
+    host.run(23 * 3600)
+    assert "late-verify" not in names(host)  # 03:00, 6 hours, and 2 of grace: 11:00
+    host.run(3600)
+    assert "late-verify" in names(host)
+
+
+def test_what_failed_in_an_earlier_role_is_no_business_of_this_one(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.mirror_broken = True
+    host.run(300)
+    assert "failed-offsite" in names(host)
+    write_role(host.config.layout, "standby", 2)
+    host.run(60)
+    assert names(host) & {"failed-offsite", "late-offsite", "replica-unseen"} == set()
+
+
+def test_rubbish_in_its_own_files_stops_nothing(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    layout = host.config.layout
+    (layout.state / "jobs.json").write_text('{"prune": {"succeeded": "soon", "slot": 1, "ended": "x"}, "offsite": 3}')
+    (layout.state / "alerts.json").write_text('{"alerts": [1, {"name": "x"}]}')
+    host.successes = {"verify": "yesterday"}
+    host.run(200)
+    assert host.asked == ["backup --full"] and host.others.count("prune") == 1
+
+
+def tool_of(path: Path, body: str) -> Path:
+    path.write_text(f"#!{sys.executable}\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+STARTS_ANOTHER = """
+import subprocess, sys, time, pathlib
+child = subprocess.Popen(["sleep", "600"])
+note = pathlib.Path(sys.argv[0]).with_suffix(".pids")
+note.with_suffix(".new").write_text(str(child.pid))
+note.with_suffix(".new").rename(note)
+child.wait()
+"""
+
+
+def awaited(path: Path) -> int:
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return int(path.read_text())
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 10
+    while proc.began(pid) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_a_job_that_is_stopped_leaves_nobody_behind(tmp_path: Path) -> None:
+    tool = tool_of(tmp_path / "tool", STARTS_ANOTHER)
+    work = keeper.start_host(tool, config(tmp_path / "host"), ("backup",))
+    child = awaited(tmp_path / "tool.pids")
+    assert work.answer() is None
+    work.stop()
+    assert gone(child)
+
+
+@pytest.mark.parametrize("whole_job", [True, False], ids=["keeper killed", "keeper and verb killed"])
+def test_what_a_killed_keeper_left_running_is_ended_by_the_next(tmp_path: Path, whole_job: bool) -> None:
+    tool, here = tool_of(tmp_path / "tool", STARTS_ANOTHER), config(tmp_path / "host")
+    work = keeper.start_host(tool, here, ("backup",))
+    child = awaited(tmp_path / "tool.pids")
+    if not whole_job:
+        work.running.process.kill()
+        work.running.process.wait()
+    # On a host init reaps it; here it is this process's child.
+    reaper = threading.Thread(target=work.running.process.wait)
+    reaper.start()
+    assert keeper.end_left_job(here.layout)
+    reaper.join()
+    assert gone(child)
+    assert not keeper.end_left_job(here.layout)
+
+
+def test_a_process_that_only_has_the_number_is_left_alone(tmp_path: Path) -> None:
+    here = config(tmp_path)
+    running = proc.start(["sleep", "600"])
+    try:
+        note = {"pid": running.process.pid, "began": "1"}
+        (here.layout.run / "job.json").write_text(json.dumps(note))
+        assert not keeper.end_left_job(here.layout)
+        assert running.process.poll() is None
+    finally:
+        running.stop()
+
+
+def test_a_verbs_answer_comes_when_it_has_ended(tmp_path: Path) -> None:
+    tool = tool_of(tmp_path / "tool", "print('x' * 200000); import sys; sys.exit(3)")
+    work = keeper.start_host(tool, config(tmp_path / "host"), ())
+    work.running.process.wait(20)
+    with pytest.raises(StepFailed):
+        work.answer()
 
 
 def test_lifeline_hosts_own_words_are_the_jobs_failure(tmp_path: Path) -> None:
@@ -147,6 +364,7 @@ def test_lifeline_hosts_own_words_are_the_jobs_failure(tmp_path: Path) -> None:
         (Seen("primary", largest_database=10 << 30, disk_free=12 << 30), "disk-short"),
         (Seen("standby", memory_available=50 << 20), "memory-short"),
         (Seen("primary", replica_age_s=61), "replica-stale"),
+        (Seen("primary", replica_unseen=True), "replica-unseen"),
         (Seen("standby", verification={"verdict": "FAIL", "at": "x"}), "verification"),
         (Seen("standby", verification={"verdict": "UNKNOWN", "at": "x"}), "verification"),
         (Seen("primary", late=[("backup-full", START)]), "late-backup-full"),
@@ -160,7 +378,7 @@ def test_each_reason_for_an_alert(seen: Seen, name: str) -> None:
 
 
 def test_nothing_wrong_is_no_alert() -> None:
-    fine = Seen("primary", (), {}, 1 << 20, 10 << 30, 1 << 30, 1.0, {"verdict": "PASS", "at": "x"}, None)
+    fine = Seen("primary", (), {}, 1 << 20, 10 << 30, 1 << 30, 1.0, False, {"verdict": "PASS", "at": "x"}, None)
     assert alerts.judge(fine) == []
     assert alerts.judge(Seen("standby", replica_age_s=1000)) == []  # a standby's lag is the failover's business
 
