@@ -43,8 +43,7 @@ def mirror(config: Config, vault: Store, offsite: Store, epoch: int, progress: S
     Interrupted anywhere, what is there restores, and the next pass goes on. Raises Unavailable.
     """
     begun, tally, service = time.monotonic(), Tally(), config.service.name
-    for part in RESTIC:
-        _copy_missing(vault, offsite, f"{snapshots.prefix(service)}{part}", tally, progress)
+    _copy_repository(vault, offsite, service, tally, progress)
     for number in points.epochs(vault, service, epoch):
         _copy_epoch(config, vault, offsite, number, tally, progress)
     for prefix in (catalogue.root(service), "bundle/", "journal/", "inventory/"):
@@ -71,6 +70,18 @@ def _copy_missing(vault: Store, offsite: Store, prefix: str, tally: Tally, progr
         if note and _same(vault, offsite, info):
             continue
         _copy(vault, offsite, info, tally, progress)
+
+
+def _copy_repository(vault: Store, offsite: Store, service: str, tally: Tally, progress: Say) -> None:
+    """restic's files. Listed in the opposite order: what a listed snapshot needs was written before it, so it is listed
+    too, while a backup is running. What was pruned meanwhile ends this part: the next pass begins it anew."""
+    prefix = snapshots.prefix(service)
+    listed = {part: list(vault.list(f"{prefix}{part}")) for part in reversed(RESTIC)}
+    for part in RESTIC:
+        there = {info.key: info.size for info in offsite.list(f"{prefix}{part}")}
+        for info in listed[part]:
+            if there.get(info.key) != info.size and not _copy(vault, offsite, info, tally, progress):
+                return
 
 
 def _same(vault: Store, offsite: Store, info: Info) -> bool:
@@ -114,7 +125,8 @@ class _Done:
         write_file(self._path, json.dumps({"where": self._offsite.where, "last": self._last}))
 
 
-def _copy(vault: Store, offsite: Store, info: Info, tally: Tally, progress: Say) -> None:
+def _copy(vault: Store, offsite: Store, info: Info, tally: Tally, progress: Say) -> bool:
+    """False when it is gone from the vault."""
     try:
         if info.size <= IN_MEMORY:
             offsite.put(info.key, vault.get(info.key).body)
@@ -122,9 +134,10 @@ def _copy(vault: Store, offsite: Store, info: Info, tally: Tally, progress: Say)
             progress(f"off-site: {info.key}, {info.size >> 20} MB")
             offsite.upload(io.BufferedReader(_Object(vault, info), points.PART), info.key, size=info.size)
     except Missing:
-        return  # retention was faster
+        return False  # retention was faster
     tally.objects += 1
     tally.bytes += info.size
+    return True
 
 
 class _Object(io.RawIOBase):

@@ -4,11 +4,11 @@ were superseded long ago, the finest points of days gone by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lifeline import backups, catalogue, continuation, points, replica, retention, snapshots
+from lifeline import backups, catalogue, continuation, ltx, points, replica, retention, snapshots
 from lifeline.errors import LifelineError
 from lifeline.layout import Config
 from lifeline.store import Store, find
@@ -102,8 +102,19 @@ def _epochs(config: Config, store: Store, newest: int, verified: Sequence[Mappin
 
 
 def _remove_epoch(config: Config, store: Store, number: int) -> None:
-    """Snapshots first: what an interrupted removal leaves has no beginning, and is never taken for a shorter whole."""
-    prefix = replica.epoch_prefix(config.service.name, number)
-    keys = [info.key for info in store.list(prefix)]
-    for key in sorted(keys, key=lambda key: (key.endswith("owner.json"), f"/{points.SNAPSHOTS:04x}/" not in key, key)):
+    """Snapshots first, then by transaction whatever the level: what an interrupted removal leaves has no beginning, or
+    still its whole end; it is never taken for a shorter whole."""
+    for key in removal_order(info.key for info in store.list(replica.epoch_prefix(config.service.name, number))):
         store.delete(key)
+
+
+def removal_order(keys: Iterable[str]) -> list[str]:
+    """An epoch's keys in the order in which they go."""
+
+    def place(key: str) -> tuple[int, int, str]:
+        found = ltx.parse_key(key)
+        if found is None:
+            return 2, 0, key
+        return (0 if found[0] == points.SNAPSHOTS else 1), found[1], key
+
+    return sorted(keys, key=place)
