@@ -192,6 +192,7 @@ class FailoverPolicy:
         return self.lease_ttl_s + self.lease_margin_s
 
 
+ALERTS_STALE_S = 120.0  # the keeper looks every ten seconds
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
@@ -395,6 +396,8 @@ class Observation:
     follower_stalled: bool
     agent_running: bool
     lease_age_s: float | None
+    keeper_running: bool = False
+    alerts_age_s: float | None = None
     alerts: tuple[Mapping[str, Any], ...] = ()
     jobs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -402,7 +405,7 @@ class Observation:
     def from_json(cls, document: Mapping[str, Any], source: str = "observe") -> Observation:
         at = At(document, source)
         service, litestream = at.at("service"), at.at("litestream")
-        follower, agent = at.at("follower", {}), at.at("agent", {})
+        follower, agent, keeper = at.at("follower", {}), at.at("agent", {}), at.at("keeper", {})
         return cls(
             host=at.text("host"),
             role=cast(Role, at.choice("role", ROLES)),
@@ -419,6 +422,8 @@ class Observation:
             follower_stalled=follower.flag("stalled", False),
             agent_running=agent.flag("running", False),
             lease_age_s=agent.number("lease_age_s") if agent.has("lease_age_s") else None,
+            keeper_running=keeper.flag("running", False),
+            alerts_age_s=keeper.number("looked_age_s") if keeper.has("looked_age_s") else None,
             alerts=tuple(item.value for item in at.each("alerts", [])),
             jobs=dict(at.at("jobs", {}).value),
         )
@@ -428,6 +433,11 @@ class Observation:
         """The lag of the copy furthest behind; None if any isn't known."""
         lags = [copy.lag_s for copy in self.databases]
         return None if not lags or None in lags else max(lag for lag in lags if lag is not None)
+
+    @property
+    def watched(self) -> bool:
+        """Does somebody look there?  Without, no alert says nothing."""
+        return self.keeper_running and self.alerts_age_s is not None and self.alerts_age_s < ALERTS_STALE_S
 
 
 def _copy(at: At) -> Copy:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
 from lifeline.copies import read_follower
 from lifeline.errors import LifelineError
-from lifeline.layout import Config, RoleFile, read_alerts, read_data, read_jobs, read_role
+from lifeline.layout import Config, Layout, RoleFile, read_alerts, read_data, read_jobs, read_role
 from lifeline.service import Database
 from lifeline.supervisor import State, Supervisor
 from lifeline.verify import sqlite_version, wal_reset_fixed
@@ -55,9 +56,16 @@ def observe(config: Config) -> dict[str, Any]:
         },
         "sqlite": {"version": sqlite_version(), "wal_reset_fixed": wal_reset_fixed(sqlite_version())},
         "disk_free_bytes": _disk_free(config),
+        "keeper": {"running": _running(states, "lifeline-keeper"), "looked_age_s": _alerts_age(layout)},
         "jobs": read_jobs(layout),
         "alerts": read_alerts(layout),
     }
+
+
+def _alerts_age(layout: Layout) -> float | None:
+    """Seconds since the keeper last judged what its alerts are about."""
+    path = layout.state / "alerts.json"
+    return round(max(0.0, time.time() - path.stat().st_mtime), 1) if path.exists() else None
 
 
 def _states(socket: Path) -> dict[str, State] | None:

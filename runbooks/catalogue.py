@@ -25,6 +25,13 @@ def newest_verification(site: Site) -> dict[str, Any] | None:
     return None if body is None else catalogue.parse(keys[0], body)
 
 
+def mirror(site: Site) -> dict[str, Any] | None:
+    """What the last pass of the off-site mirror left; None before the first. DataBad when it is damaged."""
+    key = catalogue.offsite_key(site.inventory.service)
+    body = site.vault.get(key)
+    return None if body is None else catalogue.parse(key, body)
+
+
 def backups(site: Site, most: int | None) -> list[Backup]:
     """The newest `most` backups (None: all), the newest first, each with its verification and its places. A damaged
     entry is among them, as damaged."""

@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from lifeline.errors import LifelineError
 from lifeline.model import Host, Observation
-from runbooks.catalogue import newest_backup, newest_verification
+from runbooks.backups import age
+from runbooks.catalogue import mirror, newest_backup, newest_verification
 from runbooks.site import Site
 
 T = TypeVar("T")
@@ -30,8 +32,10 @@ def gather(site: Site) -> dict[str, Any]:
         lease = pool.submit(_try, site.leases.read)
         traffic = pool.submit(_try, lambda: site.cloud.record(inventory.record))
         resolved = pool.submit(site.outside.resolve, inventory.record.fqdn)
-        backup = pool.submit(_try, lambda: newest_backup(site))
-        verification = pool.submit(_try, lambda: newest_verification(site))
+        dated = [
+            pool.submit(_try, lambda read=read: _dated(site, read(site)))
+            for read in (newest_backup, newest_verification, mirror)
+        ]
         powers = {
             host.name: pool.submit(_try, lambda host=host: site.cloud.power_state(host.droplet_id))
             for host in inventory.hosts
@@ -49,8 +53,7 @@ def gather(site: Site) -> dict[str, Any]:
                 "resolves_to": resolved.result(),
             },
             "hosts": [_host(host, powers[host.name].result(), seen[host.name]) for host in inventory.hosts],
-            "backup": backup.result(),
-            "verification": verification.result(),
+            **dict(zip(("backup", "verification", "offsite"), (one.result() for one in dated), strict=True)),
         }
 
 
@@ -75,13 +78,49 @@ def render(found: dict[str, Any]) -> str:
     elif "error" in backup:
         lines.append(f"backup   not known: {backup['error']}")
     else:
-        lines.append(f"backup   {backup['at']}, {backup['kind']}, verified, {backup['key']}")
+        lines.append(f"backup   {backup['at']}{_ago(backup)}, {backup['kind']}, verified, {backup['key']}")
     lines.append(_verification(found.get("verification")))
-    alerts = [(host["name"], alert) for host in found["hosts"] for alert in host.get("alerts") or ()]
-    if alerts:
-        said = [f"  {name}: {one['says']} (since {one['since']})\n    next: {one['next']}" for name, one in alerts]
-        lines[1:1] = [f"{len(alerts)} ALERT{'S' if len(alerts) > 1 else ''}", *said]
+    lines.append(_mirror(found.get("offsite")))
+    lines[1:1] = _alerts(found["hosts"])
     return "\n".join(lines)
+
+
+def _alerts(hosts: list[dict[str, Any]]) -> list[str]:
+    """First of all: how many, and which."""
+    alerts = [(host["name"], alert) for host in hosts for alert in host.get("alerts") or ()]
+    said = [f"  {name}: {one['says']} (since {one['since']})\n    next: {one['next']}" for name, one in alerts]
+    head = [f"{len(alerts)} ALERT{'S' if len(alerts) > 1 else ''}"] if alerts else []
+    blind = [host["name"] for host in hosts if "error" not in host and not host["watched"]]
+    unseen = [
+        f"NOBODY LOOKS on {name}: its keeper doesn't run, so no backups, and alerts are old or missing\n"
+        f"    next: on {name}: sudo supervisorctl tail lifeline-keeper; fab provision"
+        for name in blind
+    ]
+    return [*head, *said, *unseen]
+
+
+def _mirror(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "offsite  NEVER: nothing is in the off-site vault"
+    if "error" in found:
+        return f"offsite  not known: {found['error']}"
+    return f"offsite  {found['at']}{_ago(found)}"
+
+
+def _ago(found: dict[str, Any]) -> str:
+    seconds = found.get("age_s")
+    return "" if seconds is None else f" ({age(timedelta(seconds=seconds))} ago)"
+
+
+def _dated(site: Site, document: dict[str, Any] | None) -> dict[str, Any] | None:
+    """With its age in seconds, by this machine's clock; null where its date can't be read."""
+    if document is None:
+        return None
+    try:
+        passed = (site.clock.utc() - datetime.fromisoformat(str(document.get("at")))).total_seconds()
+    except (ValueError, TypeError):
+        return {**document, "age_s": None}
+    return {**document, "age_s": round(max(0.0, passed), 1)}
 
 
 def _verification(found: dict[str, Any] | None) -> str:
@@ -91,7 +130,7 @@ def _verification(found: dict[str, Any] | None) -> str:
         return f"restored not known: {found['error']}"
     rpo = found.get("rpo_measured_s")
     measured = "not known" if rpo is None else f"{rpo:.1f} s"
-    return f"restored {found['at']}, {found['verdict']}, on {found['host']}; measured RPO {measured}"
+    return f"restored {found['at']}{_ago(found)}, {found['verdict']}, on {found['host']}; measured RPO {measured}"
 
 
 def _line(host: dict[str, Any]) -> str:
@@ -117,7 +156,7 @@ def _host(host: Host, power: Any, seen: Observation | LifelineError) -> dict[str
         return {**known, "error": seen.message}
     fields = {key: value for key, value in asdict(seen).items() if key != "host"}
     plain = {"databases": list(fields["databases"]), "alerts": list(fields["alerts"])}
-    return {**known, **fields, **plain, "lag_s": seen.lag_s}
+    return {**known, **fields, **plain, "lag_s": seen.lag_s, "watched": seen.watched}
 
 
 def _observe(site: Site, name: str) -> Observation:

@@ -27,6 +27,7 @@ def validate(site: Site) -> Outcome:
         Step("the service answers outside", until=checks.answers, within=5, hint="fab status"),
         Step(f"{standby} follows within policy", until=checks.follows, within=5, hint="fab reprotect"),
         Step("there is a verified backup", until=checks.backed_up, within=0, hint="fab backup"),
+        Step("no alert is raised", until=checks.quiet, within=0, hint="fab status"),
     ]
     runbook = Runbook(NAME, steps, lambda outcome: "Everything holds.", site.clock, site.out, survey=True)
     return runbook.run(site.journal(NAME), {"primary": primary, "epoch": lease.epoch}, publish=site.publish)
@@ -80,6 +81,16 @@ class Checks:
         if entry is None:
             return Finding.failed("there is none")
         return Finding.passed(f"{entry.get('kind')} of {entry.get('at')}", key=entry["key"])
+
+    def quiet(self) -> Finding:
+        seen = [self.site.observe(name) for name in (self.lease.holder, self.standby)]
+        alerts = [f"{one.host}: {alert.get('says')}" for one in seen for alert in one.alerts]
+        if alerts:
+            return Finding.failed("; ".join(alerts), alerts=[dict(alert) for one in seen for alert in one.alerts])
+        blind = [one.host for one in seen if not one.watched]
+        if blind:
+            return Finding.unknown(f"nobody looks on {', '.join(blind)}: lifeline-keeper doesn't run there")
+        return Finding.passed("both keepers look, and see nothing")
 
     def _promotion(self) -> Promotion:
         holder = self.lease.holder

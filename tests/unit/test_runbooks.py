@@ -199,6 +199,32 @@ def test_validate_looks_at_everything(world: World) -> None:
     assert "400.0 s behind" in said(site)  # the first failure didn't hide the others
 
 
+ALERT = {"name": "disk-short", "says": "no room", "since": "2026-01-01T00:00:00Z", "next": "df -h"}
+
+
+def test_an_alert_fails_validate_and_comes_first_in_status(world: World) -> None:
+    backup(world.process())
+    world.hosts[NEW].alerts = [ALERT]
+    site = world.process()
+    with pytest.raises(StepFailed, match="no alert is raised"):
+        validate(site)
+    site = world.process()
+    status(site)
+    lines = said(site).splitlines()
+    assert lines[1] == "1 ALERT" and f"{NEW}: no room" in lines[2] and "df -h" in lines[3]
+    assert "(0 s ago)" in said(site) and "offsite  NEVER" in said(site)
+
+
+def test_a_keeper_that_doesnt_run_is_not_taken_for_quiet(world: World) -> None:
+    backup(world.process())
+    world.hosts[NEW].keeper = False
+    with pytest.raises(Unproven, match="no alert is raised"):
+        validate(world.process())
+    site = world.process()
+    status(site)
+    assert f"NOBODY LOOKS on {NEW}" in said(site)
+
+
 def test_status_of_everything(world: World) -> None:
     backup(world.process())
     site = world.process()

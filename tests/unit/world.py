@@ -114,6 +114,8 @@ class HostState:
     following: bool = False
     live_epoch: int | None = None
     restored: bool = False
+    keeper: bool = True
+    alerts: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -349,6 +351,8 @@ class FakeRemote:
             "litestream": {"running": primary, "last_sync_at": "2026-01-01T00:00:00Z" if primary else None},
             "follower": {"running": state.following, "stalled": state.stalled},
             "agent": {"running": True, "lease_age_s": 1.0},
+            "keeper": {"running": state.keeper, "looked_age_s": 3.0},
+            "alerts": state.alerts,
         }
 
     def _finalize(self, state: HostState, epoch: int) -> dict[str, Any]:
