@@ -99,6 +99,9 @@ RESTORE = {
     "txid": "a transaction of the replica, instead of a time",
     "from": "vault, offsite, snapshot or local; default: whatever has the newest data",
     "to": "HOST:PATH, a copy to look at; nothing else is touched",
+    "table": "rows of one table out of that copy, as SQL or CSV, to the screen or to the file --to",
+    "format": "with --table: sql (the default) or csv",
+    "salvage": "SQLite's .recover on the databases as they lie, into --to HOST:PATH",
     "before_corruption": "search the last point that passes every check, and propose it",
     "check": "with --before-corruption: SQL that finds no row in good data",
 }
@@ -111,6 +114,9 @@ def restore(
     txid: str = "",
     from_: str = "",
     to: str = "",
+    table: str = "",
+    format: str = "sql",
+    salvage: bool = False,
     before_corruption: bool = False,
     check: str = "",
     yes: bool = False,
@@ -120,12 +126,18 @@ def restore(
     """Restore the primary's databases beside, verify, swap; the old ones are kept on the host."""
     from runbooks.clean_point import before_corruption as search
     from runbooks.doors import open_site
+    from runbooks.extract import salvage as recover
+    from runbooks.extract import table as rows_of
     from runbooks.restore import inspect
     from runbooks.restore import restore as run
 
     with open_site(read_only=dry_run or bool(to)) as site:
         waived = tuple(waive or ())
-        if before_corruption:
+        if table:
+            rows_of(site, table, at or None, txid=txid or None, source=from_ or None, form=format, to=to or None)
+        elif salvage:
+            recover(site, to)
+        elif before_corruption:
             search(site, check or None, yes=yes, dry_run=dry_run, waive=waived)
         elif to:
             inspect(site, to, at or None, txid=txid or None, source=from_ or None)

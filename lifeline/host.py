@@ -10,6 +10,7 @@ import argparse
 import errno
 import fcntl
 import json
+import os
 import sys
 import time
 import traceback
@@ -119,6 +120,15 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("--plan", action="store_true", help="only say what it would take")
     search = verb("search-clean", _search_clean, "the last point of the replica that passes every check", epoch=True)
     search.add_argument("--check", help="SQL that finds no row in good data, beside the invariants")
+    extract = verb("extract", _extract, "rows of one table out of a past copy, into a file for the caller", epoch=True)
+    extract.add_argument("--table", required=True)
+    extract.add_argument("--format", choices=["sql", "csv"], default="sql")
+    extract.add_argument("--at", help="a time (UTC unless it says otherwise); default: the newest")
+    extract.add_argument("--txid", help="a transaction of the replica")
+    extract.add_argument("--from", dest="source", help="vault, offsite, snapshot or local; default: the newest data")
+    salvage = verb("salvage", _salvage, "SQLite's .recover on the databases as they lie, into a new folder")
+    salvage.add_argument("--to", required=True)
+    salvage.add_argument("--expect", action="append", default=[], help="DATABASE.TABLE=ROWS of the newest backup")
     hook = verb("hook", _hook, "run a hook of the service")
     hook.add_argument("name", choices=["quiesce", "resume", "reconcile"])
     run = verb("run", _run, "become one of the supervised programs (supervisor calls this)")
@@ -319,10 +329,10 @@ def _sentinel(layout: Layout, _: argparse.Namespace) -> Answer:
 
 
 def _restore(layout: Layout, arguments: argparse.Namespace) -> Answer:
-    from lifeline import host_stores, restores
+    from lifeline import restores
 
     config = load_config(layout)
-    doors = restores.Doors(lambda: host_stores.open_vault_store(config), lambda: host_stores.open_offsite_store(config))
+    doors = _doors(config)
     want = restores.wanted(arguments.epoch, arguments.at, arguments.txid, arguments.source)
     if arguments.plan:
         return restores.outline(config, doors, want)
@@ -341,6 +351,35 @@ def _search_clean(layout: Layout, arguments: argparse.Namespace) -> Answer:
 
     config = load_config(layout)
     return clean_point.search(config, open_vault_store(config), arguments.epoch, arguments.check)
+
+
+def _extract(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    """The file belongs to whoever asked through sudo, and to nobody else."""
+    from lifeline import restores
+
+    config = load_config(layout)
+    want = restores.wanted(arguments.epoch, arguments.at, arguments.txid, arguments.source)
+    owner = int(os.environ.get("SUDO_UID", os.geteuid()))
+    return restores.extract_rows(config, _doors(config), want, arguments.table, arguments.format, owner)
+
+
+def _salvage(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    from lifeline import salvage
+
+    expected: dict[str, dict[str, int]] = {}
+    for text in arguments.expect:
+        name, equals, count = text.rpartition("=")
+        database, dot, table = name.partition(".")
+        if not (equals and dot and count.isdigit()):
+            raise BadInput(f'"{text}" is not DATABASE.TABLE=ROWS')
+        expected.setdefault(database, {})[table] = int(count)
+    return salvage.salvage(load_config(layout), Path(arguments.to), expected)
+
+
+def _doors(config: Config) -> Any:
+    from lifeline import host_stores, restores
+
+    return restores.Doors(lambda: host_stores.open_vault_store(config), lambda: host_stores.open_offsite_store(config))
 
 
 def _hook(layout: Layout, arguments: argparse.Namespace) -> Answer:

@@ -5,17 +5,20 @@ Sources are tried in the order of how new their data is, and each failure is tol
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from lifeline import backups, data, points, snapshots, sources
+from lifeline import backups, data, extract, points, snapshots, sources
 from lifeline.errors import BadInput, LifelineError, Refused, StepFailed, Unavailable
 from lifeline.layout import Config, DataFile, read_json, write_file
 from lifeline.service import Database
@@ -191,6 +194,33 @@ def inspect(config: Config, doors: Doors, want: Want, folder: Path) -> Answer:
     paths = {name: str(path) for name, path in copy.paths.items()}
     took = round(time.monotonic() - begun, 3)
     return {**_plain(copy), "tried": tried, "paths": paths, "verified": True, "seconds": took}
+
+
+def extract_rows(config: Config, doors: Doors, want: Want, table: str, form: extract.Format, owner: int) -> Answer:
+    """Rows of one table of a verified past copy into a file of `owner`'s; the caller fetches and removes it.
+
+    With several databases the first that has such a table is meant.
+    """
+    begun, scratch = time.monotonic(), config.layout.state / "extract"
+    with backups.one_at_a_time(config, "extraction"):
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            copy, tried = _first_good(config, doors, want, sources.in_folder(scratch), True)
+            handle, name = tempfile.mkstemp(prefix="lifeline-rows-", suffix=f".{form}")
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
+                count = _of_any(list(copy.paths.values()), table, form, out)
+            os.chown(name, owner, -1)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    took = round(time.monotonic() - begun, 3)
+    return {**_plain(copy), "path": name, "rows": count, "tried": tried, "seconds": took}
+
+
+def _of_any(paths: list[Path], table: str, form: extract.Format, out: TextIO) -> int:
+    for path in paths[:-1]:
+        with contextlib.suppress(BadInput):
+            return extract.extract(path, table, form, out)
+    return extract.extract(paths[-1], table, form, out)
 
 
 def _plain(copy: Copy) -> Answer:
