@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Each object under these stands for itself.
-EXPIRING = ("catalogue/", "journal/", "drills/", "exports/")
+EXPIRING = ("journal/", "drills/", "exports/")
 # Each object under these is part of something larger.
-NEVER_EXPIRING = ("replica/", "snapshots/", "bundle/", "inventory/")
+# The catalogue says which backup was proved last: that must not go because it is old. `lifeline-host prune` keeps it.
+NEVER_EXPIRING = ("replica/", "snapshots/", "bundle/", "inventory/", "catalogue/")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ def prune(config: Config, store: Store, epoch: int, *, dry_run: bool = False, no
                 answer["snapshots"][place] = _forget(repository, proved, timedelta(days=days), now, dry_run)
             except LifelineError as error:
                 answer["errors"].append(f"{place}: {error.message}")
+    answer["catalogue"] = _catalogue(config, store, answer["snapshots"].get("vault") or [], now, dry_run)
     found = _epochs(config, store, epoch, verified)
     answer["epochs"] = retention.expired_epochs(found, timedelta(days=policy.points_days), now)
     if not dry_run:
@@ -44,6 +45,29 @@ def prune(config: Config, store: Store, epoch: int, *, dry_run: bool = False, no
                 if not dry_run:
                     store.delete(key)
     return answer
+
+
+def _catalogue(config: Config, store: Store, forgotten: Sequence[str], now: datetime, dry_run: bool) -> list[str]:
+    """Entries whose snapshot in the vault was let go of, and verifications as old, but the newest."""
+    service, keep = config.service.name, timedelta(days=config.inventory.backups.vault_days)
+    keys = [info.key for info in store.list(catalogue.root(service))]
+    gone = [key for key in catalogue.verified_keys(keys)[1:] if catalogue.time_of(key) < now - keep]
+    for key in catalogue.entry_keys(keys):
+        snapshot = _snapshot_of(store, key)  # older versions of restic noted the beginning of its id
+        if catalogue.time_of(key) < now - keep and snapshot and any(one.startswith(snapshot) for one in forgotten):
+            gone.append(key)
+    if not dry_run:
+        for key in gone:
+            store.delete(key)
+    return gone
+
+
+def _snapshot_of(store: Store, key: str) -> str | None:
+    try:
+        entry = catalogue.parse(key, store.get(key).body)
+    except LifelineError:
+        return None
+    return ((entry.get("copies") or {"vault": entry}).get("vault") or {}).get("snapshot")
 
 
 def _verifications(store: Store, service: str) -> list[Mapping[str, Any]]:
