@@ -4,6 +4,7 @@
 PYTHON ?= python3
 SCENARIO ?= complete-failure
 WORKERS ?= 2
+MB ?= 1000
 UV := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
@@ -31,6 +32,10 @@ test: $(if $(filter 0,$(shell id -u)),packages) check setup-lab ## prove everyth
 .PHONY: drill
 drill: setup-lab ## rehearse a failover on real hosts and report RTO and RPO (needs root; SCENARIO=complete-failure)
 	$(IN_VENV) fab drill --scenario $(SCENARIO)
+
+.PHONY: bench
+bench: setup ## measure restores beside Litestream, a plain download and the plain script; writes docs/benchmarks.md (MB=1000)
+	$(IN_VENV) python -m lab.bench --mb $(MB)
 
 ##### While working
 
