@@ -10,6 +10,7 @@ import pwd
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lifeline.errors import LifelineError
-from lifeline.layout import AGENT_PORT, Layout, read_alerts, read_jobs
+from lifeline.layout import AGENT_PORT, Layout, read_alerts, read_jobs, read_json
 
 if TYPE_CHECKING:
     from lifeline.agent import Agent
@@ -195,7 +196,21 @@ def _of_the_keeper(layout: Layout) -> list[str]:
     return [
         *_metric("job_last_success_timestamp_seconds", "gauge", succeeded),
         *_metric("job_seconds", "gauge", [(label, job.get("seconds")) for label, job in jobs]),
+        *_of_the_catalogue((read_json(layout.state / "alerts.json") or {}).get("catalogue")),
         *_metric("alert", "gauge", [(f'{{name="{alert["name"]}"}}', 1) for alert in read_alerts(layout)]),
+    ]
+
+
+def _of_the_catalogue(found: dict[str, Any] | None) -> list[str]:
+    """Ages by this host's clock, of what the keeper last saw there."""
+    made, proved = (found or {}).get("successes") or {}, (found or {}).get("verification") or {}
+    backups = [at for name, stamp in made.items() if name.startswith("backup-") and (at := _seconds(stamp))]
+    at, now = _seconds(proved.get("at")), time.time()
+    return [
+        *_metric("backup_age_seconds", "gauge", [("", round(now - max(backups), 1))] if backups else []),
+        *_metric("verification_age_seconds", "gauge", [("", round(now - at, 1))] if at else []),
+        *_metric("verification_passed", "gauge", [("", int(proved.get("verdict") == "PASS"))] if at else []),
+        *_metric("rpo_measured_seconds", "gauge", [("", proved.get("rpo_measured_s"))]),
     ]
 
 

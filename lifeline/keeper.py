@@ -212,7 +212,8 @@ class Keeper:
         for alert in over:
             log.info("alert %s is over", alert.name)
         path = config.layout.state / "alerts.json"
-        write_file(path, json.dumps({"alerts": [asdict(alert) for alert in current]}), mode=0o644)
+        body = {"alerts": [asdict(alert) for alert in current], "catalogue": self._catalogue or None}
+        write_file(path, json.dumps(body), mode=0o644)
         path.touch()  # its age tells whether somebody still looks
 
     def _seen(self, config: Config, role: RoleFile, settled: bool) -> alerts.Seen:

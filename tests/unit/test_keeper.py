@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lifeline import alerts, keeper, proc
+from lifeline import agent_http, alerts, keeper, proc
 from lifeline.alerts import Alert, Seen
 from lifeline.errors import StepFailed
 from lifeline.keeper import Keeper
@@ -389,3 +389,15 @@ def test_an_alert_keeps_its_beginning_and_is_told_once() -> None:
     assert len(new) == 2 and over == []
     current, new, over = alerts.merged(current, [Alert("a", "worse", "n")], "t2")
     assert [(one.since, one.says) for one in current] == [("t1", "worse")] and new == [] and over[0].name == "b"
+
+
+def test_metrics_have_the_ages_and_nothing_that_is_not_known(tmp_path: Path) -> None:
+    layout = config(tmp_path).layout
+    assert "age_seconds" not in "\n".join(agent_http._of_the_keeper(layout))
+    host = Host(tmp_path)
+    host.successes = {"verify": "rubbish"}
+    host.run(300)
+    text = "\n".join(agent_http._of_the_keeper(layout))
+    assert "lifeline_backup_age_seconds " in text and "verification_age" not in text
+    assert 'lifeline_job_last_success_timestamp_seconds{job="backup-full"} 17673' in text
+    assert 'lifeline_alert{name="replica-unseen"} 1' in text
