@@ -56,6 +56,7 @@ def mark(config: Config, staging: Path, progress: Callable[[str], None] = lambda
         raise StepFailed(f"{', '.join(missing)}: no database at its path on {config.name}", hint="fab status")
     staging.mkdir(parents=True, exist_ok=True, mode=0o700)
     copies = [_Copy(config.layout.live(d), staging / f"{d.name}.db", d.name) for d in databases]
+    _let_litestream_finish(config, databases)
     with ExitStack() as held:
         for database in databases:
             held.enter_context(_writers_wait(config.layout.live(database)))
@@ -94,6 +95,13 @@ def _writers_wait(path: Path) -> Iterator[None]:
             yield
         finally:
             connection.execute("ROLLBACK")
+
+
+def _let_litestream_finish(config: Config, databases: list[Database]) -> None:
+    """What it has to catch up with, a checkpoint perhaps, wants the lock that the writers are about to wait for."""
+    if config.layout.control_socket.exists():
+        for database in databases:
+            _txid(config, database)
 
 
 def _txid(config: Config, database: Database) -> int | None:

@@ -26,6 +26,10 @@ class NothingOldEnough(StepFailed):
     """The replica holds nothing from before the time asked for."""
 
 
+class Inside(BadInput):
+    """The transaction asked for lies inside a compacted file: no file ends there."""
+
+
 class Gap(DataBad):
     """Files are missing. `reach`: the last transaction before the hole; 0 when nothing can be restored."""
 
@@ -196,7 +200,7 @@ class _Look:
             if beyond is None or beyond.last < txid:
                 raise BadInput(f"{self.database}: epoch {self.epoch} ends with transaction {end}, before {txid}")
             if self.covered(end, txid):
-                raise BadInput(
+                raise Inside(
                     f"{self.database}: transaction {txid} lies inside a file; the one before it to go back to is {end}",
                     hint=f"fab restore --txid {end}",
                 )

@@ -118,3 +118,11 @@ def test_a_sentinel_is_the_primarys_alone_and_gives_way(primary: Primary) -> Non
     (config.layout.state / "role.json").write_text('{"role": "standby", "epoch": 1}')
     with pytest.raises(Exception, match="not primary"):
         sentinel.write(config)
+
+
+def test_what_there_was_nothing_to_compare_with_is_no_failure() -> None:
+    skipped = {"what": "entry", "verdict": "SKIPPED", "says": "compacted since"}
+    assert proving.failure({"verdict": "PASS", "points": [skipped], "checks": []}) is None
+    unknown = {"what": "newest", "verdict": "UNKNOWN", "says": "no answer"}
+    error = proving.failure({"verdict": "UNKNOWN", "points": [skipped, unknown], "checks": []})
+    assert error is not None and error.exit_code == 5 and "no answer" in str(error)
