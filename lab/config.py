@@ -99,6 +99,7 @@ class LabConfig:
 
     state: Path
     token: str
+    pilot_token: str
     spaces_admin: KeyPair
     aws_admin: KeyPair
 
@@ -149,6 +150,11 @@ class LabConfig:
         return self.state / "operator" / "passphrase"
 
     @property
+    def pilot_token_file(self) -> Path:
+        """What the hosts may ask of the cloud by themselves: LIFELINE_PILOT_TOKEN_FILE."""
+        return self.state / "operator" / "pilot-token"
+
+    @property
     def pulumi_passphrase_file(self) -> Path:
         """Fits the salt in stacks/Pulumi.lab.yaml (see lab.shell)."""
         return self.state / "operator" / "pulumi-passphrase"
@@ -182,6 +188,7 @@ class LabConfig:
         return cls(
             state=Path(raw["state"]),
             token=raw["token"],
+            pilot_token=raw["pilot_token"],
             spaces_admin=KeyPair(**raw["spaces_admin"]),
             aws_admin=KeyPair(**raw["aws_admin"]),
         )
@@ -196,6 +203,7 @@ class LabConfig:
         config = cls(
             state=state,
             token="dop_v1_" + secrets.token_hex(32),
+            pilot_token="dop_v1_" + secrets.token_hex(32),
             spaces_admin=KeyPair("DO00" + secrets.token_hex(8).upper(), secrets.token_urlsafe(32)),
             aws_admin=KeyPair("AKIA" + secrets.token_hex(8).upper(), secrets.token_urlsafe(30)),
         )

@@ -86,6 +86,16 @@ def prepare(root: Path, spec: MachineSpec) -> None:
     _write(seed / "vendor-data", "")
 
 
+def trust(root: Path, authority: Path) -> None:
+    """Let the droplet trust the lab's authority as it trusts the world's: its cloud has no other API."""
+    bundle = root / "etc/ssl/certs/ca-certificates.crt"
+    if not authority.exists() or not bundle.exists():
+        return
+    text, own = bundle.read_text(), authority.read_text()
+    if own not in text:
+        _write(bundle, text + own)
+
+
 def copy(source: Path, target: Path) -> None:
     """Copy an upper layer with everything overlayfs keeps in it (whiteouts, trusted attributes); all or nothing."""
     partial = target.with_name(target.name + ".partial")

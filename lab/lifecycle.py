@@ -247,7 +247,7 @@ def _clear(*, keep_logs: bool) -> None:
     forget()
     network.down()
     nobody = config.KeyPair("", "")  # what servers leave behind doesn't depend on credentials, which may be lost
-    for server in parts.servers(LabConfig(state, "", nobody, nobody)):
+    for server in parts.servers(LabConfig(state, "", "", nobody, nobody)):
         tidy(server)
     _remove_state(state, keep_logs=keep_logs)
 

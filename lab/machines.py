@@ -37,6 +37,7 @@ class NspawnMachines:
         self._snapshots = Path(state) / "snapshots"
         self._logs = Path(state) / "logs"
         self._image = Path(image)
+        self._authority = Path(state) / "tls/ca.pem"
 
     # --- the port ----------------------------------------------------------------------------------------------------
 
@@ -180,6 +181,7 @@ class NspawnMachines:
             disks.copy(source, self._disk(spec.id) / "upper")
         disks.mount(self._image, self._disk(spec.id), self.root(spec.id))
         disks.prepare(self.root(spec.id), spec)
+        disks.trust(self.root(spec.id), self._authority)
         marker.touch()
 
     def _drop_disk(self, droplet_id: int) -> None:

@@ -31,6 +31,7 @@ def prepare(lab: LabConfig) -> None:
     tls.ensure(lab.tls, (config.API_ADDRESS,))
     _keep(lab.seed_file, secrets.token_hex(32))
     _keep(lab.passphrase_file, secrets.token_urlsafe(32))
+    _keep(lab.pilot_token_file, lab.pilot_token)
     _keep(lab.pulumi_passphrase_file, PULUMI_PASSPHRASE)
     if not lab.ssh_key.exists():
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "operator@lifeline-lab", "-f", str(lab.ssh_key)])
@@ -87,6 +88,7 @@ def environment(lab: LabConfig, pulumi: Path, debug_providers: str = "") -> dict
         "LIFELINE_SSH_KEY": str(lab.ssh_key),
         "LIFELINE_SEED_FILE": str(lab.seed_file),
         "LIFELINE_PASSPHRASE_FILE": str(lab.passphrase_file),
+        "LIFELINE_PILOT_TOKEN_FILE": str(lab.pilot_token_file),
         "LIFELINE_DNS": config.DNS_ADDRESS,
     }
     if debug_providers:

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     import httpx
 
 PowerState = Literal["new", "active", "off", "archive", "absent"]
+# What a host needs to fail over by itself, as custom scopes of a personal access token: see, power off, point the
+# record, take away a vault key, read the uptime check; and the reads that the cloud asks for with these.
+PILOT_SCOPES = (
+    *("droplet:read", "droplet:update", "domain:read", "domain:update", "spaces_key:read", "spaces_key:delete"),
+    *("uptime:read", "regions:read", "sizes:read", "actions:read", "image:read"),
+)
 DEADLINE_S = 8.0
 ATTEMPT_S = 3.0
 

@@ -25,6 +25,7 @@ from lab.api.memory import InMemoryMachines, InMemorySpaces
 from lab.api.metadata import create_metadata_app
 from lab.config import LabConfig
 from lab.ports import Machines, Spaces
+from lifeline.cloud import PILOT_SCOPES
 from lifeline.errors import BadConfig
 
 _KEEP_ALIVE_S = 75  # clients poll every few seconds over one connection
@@ -36,7 +37,7 @@ def lab_config(lab: LabConfig) -> Config:
     regions = addresses.REGIONS.values()
     return Config(
         state_dir=lab.api_database.parent,
-        tokens=(Token(lab.token),),
+        tokens=(Token(lab.token), Token(lab.pilot_token, scopes=PILOT_SCOPES)),
         regions=tuple(RegionConfig(r.slug, r.bridge, r.subnet, r.gateway) for r in regions),
         listen=f"{addresses.API_ADDRESS}:{addresses.API_PORT}",
         tls=Tls(f"{addresses.API_ADDRESS}:{addresses.API_TLS_PORT}", lab.tls.certificate, lab.tls.key),

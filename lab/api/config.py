@@ -42,10 +42,11 @@ class RegionConfig:
 
 @dataclass(frozen=True)
 class Token:
-    """An API token. A read-only one may only GET."""
+    """An API token. A read-only one may only GET; one with custom scopes what they say (lab.api.scopes)."""
 
     value: str
     read_only: bool = False
+    scopes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

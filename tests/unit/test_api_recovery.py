@@ -20,6 +20,7 @@ from lab.api.memory import InMemoryMachines, InMemorySpaces
 from lab.api.metadata import create_metadata_app
 from lab.api.prober import Prober, Resolver, Result, evaluate, observe
 from lab.api.store import Doc
+from lifeline.cloud import PILOT_SCOPES
 from lifeline.errors import BadConfig
 from tests.contract.digitalocean_lab import TOKEN, config, served
 from tests.unit.test_api import DROPLET, Lab
@@ -305,3 +306,21 @@ def test_a_configuration_is_read_and_a_wrong_one_names_its_key() -> None:
         bad = {key: value for key, value in {**good, **wrong}.items() if value is not None}
         with pytest.raises(BadConfig, match=said):
             parse_config(bad)
+
+
+def test_a_token_with_custom_scopes_may_do_what_a_failover_needs_and_no_more(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    tokens = (Token(TOKEN), Token("pilot", scopes=PILOT_SCOPES))
+    with _started(tmp_path, lab.machines, lab.spaces, tokens=tokens) as lab.url:
+        lab.token = "pilot"
+        lab("GET", "/v2/droplets")
+        lab("POST", "/v2/droplets/1/actions", {"type": "power_off"}, expect=404)  # it may, and there is none
+        for method, path in (
+            ("POST", "/v2/droplets"),
+            ("DELETE", "/v2/droplets/1"),
+            ("DELETE", "/v2/domains/genesis.test"),
+            ("POST", "/v2/spaces/keys"),
+            ("GET", "/v2/account/keys"),
+            ("GET", "/_lab/faults"),
+        ):
+            lab(method, path, expect=403)
