@@ -1,7 +1,7 @@
 """`lifeline-host apply`: the host's configuration, from the shipped files. Changes only what differs, and says what.
 
-Shipped by provisioning: the release under /opt/lifeline, and inventory.json, host.json, service.env and
-restic.password in /etc/lifeline.
+Shipped by provisioning: the release under /opt/lifeline, and inventory.json, host.json, service.env,
+restic.password and pilot.token in /etc/lifeline.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lifeline.layout import Config, Layout, load_config, read_role, write_file
 from lifeline.service import Service
 from lifeline.supervisor import Program, Supervisor, render
 
-SHIPPED = ("inventory.json", "host.json", "service.env", "restic.password")
+SHIPPED = ("inventory.json", "host.json", "service.env", "restic.password", "pilot.token")
 RELEASES_KEPT = 2
 # /run is empty after a boot.
 TMPFILES = "d /run/lifeline 0755 root root\n"

@@ -40,7 +40,7 @@ class HostVault:
 
 
 class HostLeases:
-    """The lease, for the agent that holds it. Opened when first used, as above."""
+    """The lease, for the agent that holds it or watches it. Opened when first used, as above."""
 
     def __init__(self, opened: Callable[[], Leases]) -> None:
         self._open = opened
@@ -58,6 +58,14 @@ class HostLeases:
         if lease is None:
             raise Unproven("there is no lease", hint="fab status")
         return lease
+
+    def read(self) -> Lease | None:
+        """The lease now; None when nobody ever took it."""
+        return self._leases.read().lease
+
+    def release(self, holder: str, epoch: int) -> None:
+        """Give it back, if it is `holder`'s for `epoch`: another host may take it at once."""
+        self._leases.release(holder, epoch)
 
 
 def open_vault(config: Config, *, patient: bool = True) -> HostVault:

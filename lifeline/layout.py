@@ -72,6 +72,11 @@ class Layout:
         return self.etc / "restic.password"
 
     @property
+    def pilot_token(self) -> Path:
+        """The cloud's token of a host that may fail over by itself; empty where it may not."""
+        return self.etc / "pilot.token"
+
+    @property
     def agent_socket(self) -> Path:
         return self.run / "agent.sock"
 

@@ -93,18 +93,20 @@ class Leases:
             return LeaseView()
         return LeaseView(Lease.from_json(found.body, f"{self.key} in {self._store.where}"), found.info.etag)
 
-    def take(self, claim: Claim, *, over: int | None = None) -> LeaseView:
+    def take(self, claim: Claim, *, over: int | None = None, renewal: int | None = None) -> LeaseView:
         """Take the lease as the next epoch, whoever holds it.
 
-        ``over`` is the epoch that was decided on, by default the one there now: that epoch is taken over, or none. Of
-        racing takers one wins; the others get Refused. A run that took it already gets its own take back.
+        ``over`` is the epoch that was decided on, by default the one there now: that epoch is taken over, or none. With
+        ``renewal``, so is that very renewal: a holder that renewed since then lives, and keeps it. Of racing takers one
+        wins; the others get Refused. A run that took it already gets its own take back.
         """
         for _ in range(_ATTEMPTS):
             view = self.read()
             if taken(view, claim):
                 return view
             over = view.epoch if over is None else over
-            if view.epoch != over:
+            alive = renewal is not None and view.lease is not None and view.lease.renewal != renewal
+            if view.epoch != over or alive:
                 raise self._beaten(view, claim, over)
             try:
                 lease = next_lease(view, claim)

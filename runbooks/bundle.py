@@ -29,7 +29,12 @@ _SKIP = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
 # boto3 brings the description of every AWS service: 16 of its 17 MB. A host speaks S3.
 _BOTOCORE_SERVICES = ("s3", "sts")
 _PROGRAMS = ("litestream",)
-_CONSOLE = {"lifeline-host": "lifeline.host", "lifeline-agent": "lifeline.agent", "lifeline-keeper": "lifeline.keeper"}
+_CONSOLE = {
+    "lifeline-host": "lifeline.host",
+    "lifeline-agent": "lifeline.agent",
+    "lifeline-keeper": "lifeline.keeper",
+    "lifeline-pilot": "runbooks.pilot",
+}
 
 
 @dataclass(frozen=True)
@@ -171,9 +176,13 @@ def _wanted(name: str) -> bool:
 
 
 def _library() -> list[_Member]:
-    """The package `lifeline` of this checkout."""
-    root = Path(lifeline.__file__).parent
-    return [_Member(f"lifeline/{path.relative_to(root)}", path.read_bytes()) for path in sorted(root.rglob("*.py"))]
+    """The packages `lifeline` and `runbooks` of this checkout: a host that fails over by itself does it by the book."""
+    roots = (Path(lifeline.__file__).parent, Path(__file__).parent)
+    return [
+        _Member(f"{root.name}/{path.relative_to(root)}", path.read_bytes())
+        for root in roots
+        for path in sorted(root.rglob("*.py"))
+    ]
 
 
 def _service(folder: Path) -> list[_Member]:

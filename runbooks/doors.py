@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +13,12 @@ from lifeline import inventory as inventories
 from lifeline.cloud import DigitalOcean, ReadOnly
 from lifeline.errors import Refused
 from lifeline.hosts import Hosts
-from lifeline.model import Host, Inventory, Lease
+from lifeline.model import Host, Inventory, Key, Lease
 from lifeline.outside import Outside
 from runbooks.site import Site
 
 if TYPE_CHECKING:
-    from lifeline.lease import Leases
+    from lifeline.lease import Claim, Leases
     from lifeline.store import Store
 
 
@@ -37,64 +38,79 @@ def site_of(root: Path, loaded: inventories.Loaded, *, read_only: bool = False) 
         loaded=loaded,
         hosts=Hosts(found.hosts),
         cloud=ReadOnly(cloud) if read_only else cloud,
-        leases=LeaseDoor(found, read_only),
-        vault=VaultDoor(found, read_only),
+        leases=LeaseDoor(found, _environment("AWS"), f"operator:{getpass.getuser()}", read_only),
+        vault=VaultDoor(found, _environment("SPACES"), read_only),
         outside=Outside(found.record.fqdn),
     )
 
 
-class LeaseDoor:
-    """The lease store, with the operator's own key (AWS_*)."""
+def _environment(prefix: str) -> Callable[[], Key]:
+    """The operator's own key (AWS_* or SPACES_*), looked for when it is needed."""
 
-    def __init__(self, inventory: Inventory, read_only: bool = False) -> None:
+    def key() -> Key:
+        from lifeline.vault import key_from_environment
+
+        return key_from_environment(prefix)
+
+    return key
+
+
+class LeaseDoor:
+    """The lease store.  ``taken_by``: "operator:NAME" or "pilot:HOST", for the lease's own record."""
+
+    def __init__(self, inventory: Inventory, key: Callable[[], Key], taken_by: str, read_only: bool = False) -> None:
         self._inventory = inventory
+        self._key = key
+        self._taken_by = taken_by
         self._read_only = read_only
 
     @cached_property
-    def _leases(self) -> Leases:
+    def leases(self) -> Leases:
         from lifeline.lease import Leases
-        from lifeline.vault import key_from_environment, open_store
+        from lifeline.vault import open_store
 
-        store = open_store(
-            self._inventory.lease_store, key_from_environment("AWS"), connect_s=2.0, read_s=4.0, attempts=2
-        )
+        store = open_store(self._inventory.lease_store, self._key(), connect_s=2.0, read_s=4.0, attempts=2)
         return Leases(store, self._inventory.service)
 
     def read(self) -> Lease | None:
-        return self._leases.read().lease
+        return self.leases.read().lease
 
     def depose(self, holder: str, over: Lease, run_id: str) -> Lease:
         """Epoch N+1 for ``holder`` over ``over``'s epoch, however often its holder renewed meanwhile."""
-        from lifeline.lease import Claim
-
         if self._read_only:
             raise Refused("a dry run may not take a lease")
+        taken = self.leases.depose(self.claim(holder, run_id), over=over.epoch).lease
+        assert taken is not None
+        return taken
+
+    def claim(self, holder: str, run_id: str) -> Claim:
+        """What a take-over for ``holder`` writes."""
+        from lifeline.lease import Claim
+
         policy = self._inventory.policy
-        claim = Claim(
+        return Claim(
             service=self._inventory.service,
             holder=holder,
             ttl_s=policy.lease_ttl_s,
             margin_s=policy.lease_margin_s,
-            taken_by=f"operator:{getpass.getuser()}",
+            taken_by=self._taken_by,
             run_id=run_id,
         )
-        taken = self._leases.depose(claim, over=over.epoch).lease
-        assert taken is not None
-        return taken
 
 
 class VaultDoor:
-    """The vault, with the operator's own key (SPACES_*)."""
+    """The vault."""
 
-    def __init__(self, inventory: Inventory, read_only: bool = False) -> None:
+    def __init__(self, inventory: Inventory, key: Callable[[], Key], read_only: bool = False) -> None:
         self._inventory = inventory
+        self._key = key
         self._read_only = read_only
 
     @cached_property
     def store(self) -> Store:
-        from lifeline.vault import key_from_environment, open_store
+        from lifeline.vault import open_store
 
-        return open_store(self._inventory.vault, key_from_environment("SPACES"), read_s=10.0, attempts=2)
+        return open_store(self._inventory.vault, self._key(), read_s=10.0, attempts=2)
 
     def put(self, key: str, body: bytes) -> None:
         if self._read_only:

@@ -31,7 +31,7 @@ class Promotion:
     service: Service
     observed: Observation
     run_id: str = ""
-    taken_at: float | None = None
+    taken_at: float | None = None  # since then the old primary has not renewed: its time to stop runs from there
     missing: str = ""
 
     def __post_init__(self) -> None:
@@ -57,7 +57,8 @@ class Promotion:
         if lease.holder != self.new.name:
             return Finding(Verdict.FAIL, says, seen)
         if self.taken_at is None:
-            self.taken_at = self.site.clock.monotonic()
+            watched = self.site.quiet_since
+            self.taken_at = self.site.clock.monotonic() if watched is None else watched
         return Finding(Verdict.PASS, says, seen)
 
     def take_lease(self) -> None:

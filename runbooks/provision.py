@@ -75,6 +75,17 @@ def passphrase() -> str:
     return text
 
 
+def pilot_token() -> str:
+    """The cloud's token for hosts that fail over by themselves (cloud.PILOT_SCOPES), "" where they shall not."""
+    name = os.environ.get("LIFELINE_PILOT_TOKEN_FILE")
+    if not name:
+        return ""
+    try:
+        return Path(name).read_text().strip() + "\n"
+    except OSError as error:
+        raise BadConfig(f"{name}: {error.strerror}", hint="check LIFELINE_PILOT_TOKEN_FILE") from None
+
+
 def restic_password(secret: str, stack: str) -> str:
     """Derived, so that who knows the passphrase can open the snapshots with nothing else left."""
     derived = hashlib.scrypt(secret.encode(), salt=f"lifeline/restic/{stack}".encode(), n=1 << 14, r=8, p=1, dklen=32)
@@ -90,6 +101,7 @@ def shipped_files(site: Site, host: Host, release: str, service: Path, secret: s
         "host.json": json.dumps({"name": host.name, "release": release}),
         "service.env": service_env(site.root, inventory.stack, service),
         "restic.password": restic_password(secret, inventory.stack) + "\n",
+        "pilot.token": pilot_token(),
     }
 
 

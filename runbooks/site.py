@@ -64,6 +64,8 @@ class Site:
     vault: Vault
     outside: Outside
     clock: Clock = field(default_factory=SystemClock)
+    # When the last renewal of the lease was seen by whoever watched it before this run, on `clock`; None: nobody did.
+    quiet_since: float | None = None
     out: TextIO = field(default_factory=lambda: sys.stdout)
 
     @property

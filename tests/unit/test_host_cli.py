@@ -100,6 +100,7 @@ def files(**changes: str) -> dict[str, str]:
         "host.json": json.dumps({"name": "primary-newyork", "release": "digest"}),
         "service.env": "EXCHANGE=http://x\n",
         "restic.password": "secret\n",
+        "pilot.token": "token\n",
     }
     return {**made, **{key.replace("_", "."): text for key, text in changes.items()}}
 
