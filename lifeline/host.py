@@ -19,11 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lifeline import data, roles, verify
+from lifeline import data, hooks, roles, verify
 from lifeline.apply import apply, configure, differing, follower_programs, read_shipped
 from lifeline.errors import BadInput, DataBad, LifelineError, Refused, StepFailed, Unproven
 from lifeline.layout import Config, Layout, load_config, read_role
 from lifeline.model import Verdict
+from lifeline.service import HOOKS
 from lifeline.supervisor import Supervisor
 
 LOCK_WITHIN_S = 30.0
@@ -129,8 +130,9 @@ def parser() -> argparse.ArgumentParser:
     salvage = verb("salvage", _salvage, "SQLite's .recover on the databases as they lie, into a new folder")
     salvage.add_argument("--to", required=True)
     salvage.add_argument("--expect", action="append", default=[], help="DATABASE.TABLE=ROWS of the newest backup")
+    verb("compare", _compare, "the service's books against the world outside; changes nothing")
     hook = verb("hook", _hook, "run a hook of the service")
-    hook.add_argument("name", choices=["quiesce", "resume", "reconcile"])
+    hook.add_argument("name", choices=HOOKS)
     run = verb("run", _run, "become one of the supervised programs (supervisor calls this)")
     run.add_argument("what", choices=["service", "litestream", "follower", "hook"])
     run.add_argument("name", nargs="?", default="")
@@ -383,7 +385,11 @@ def _doors(config: Config) -> Any:
 
 
 def _hook(layout: Layout, arguments: argparse.Namespace) -> Answer:
-    return roles.run_hook(load_config(layout), arguments.name)
+    return hooks.run(load_config(layout), arguments.name)
+
+
+def _compare(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    return hooks.compare(load_config(layout))
 
 
 def _run(layout: Layout, arguments: argparse.Namespace) -> Answer:

@@ -44,7 +44,6 @@ ALERTS_S = 10.0
 SETTLE_S = 120.0  # after a role was taken: a failover has other things to do
 JOB_S = 6 * 3600.0
 OTHERS_GRACE = timedelta(hours=2)  # the other host tells what it didn't do itself, if it can
-GENTLE = ("nice", "-n", "10", "ionice", "-c", "3")
 RUNNING, STOPPED = "RUNNING", "STOPPED"  # beside the verdicts of jobs that came to their end
 UNLISTED = ("offsite", "prune")  # jobs that leave no entry in the catalogue
 log = logging.getLogger("lifeline.keeper")
@@ -297,7 +296,7 @@ def memory_available(meminfo: Path = Path("/proc/meminfo")) -> int | None:
 
 def ask_host(tool: Path, *words: str, timeout: float) -> dict[str, Any]:
     """A verb of this host, at low priority, and its answer. Raises StepFailed with its own words."""
-    return _answer(proc.run([*GENTLE, str(tool), *words], timeout=timeout))
+    return _answer(proc.run([*proc.GENTLE, str(tool), *words], timeout=timeout))
 
 
 def _answer(done: proc.Done) -> dict[str, Any]:
@@ -328,7 +327,7 @@ class HostWork:
 
 def start_host(tool: Path, config: Config, words: tuple[str, ...]) -> HostWork:
     """Start a verb, and note its process: a keeper that is killed leaves it to the next one to end."""
-    running = proc.start([*GENTLE, str(tool), *words])
+    running = proc.start([*proc.GENTLE, str(tool), *words])
     note = {"pid": running.process.pid, "began": proc.began(running.process.pid)}
     write_file(config.layout.run / "job.json", json.dumps(note))
     return HostWork(running)

@@ -22,6 +22,7 @@ from lifeline.errors import StepFailed
 # credentials.
 _UNSET = ("AWS_CA_BUNDLE",)
 _SET = {"AWS_EC2_METADATA_DISABLED": "true"}
+GENTLE = ("nice", "-n", "10", "ionice", "-c", "3")  # before a command that must give way to the service
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import continuation, copies, data, proc, replica
+from lifeline import continuation, copies, data, hooks, replica
 from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
 from lifeline.errors import Refused, StepFailed, Unproven
@@ -136,7 +136,7 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
     supervisor.start(service.name, wait=False)
     # A service may well be unhealthy until it has agreed with the world outside; the hook talks to it while it is.
     _await_service(config, supervisor, healthy=not config.service.hooks.reconcile)
-    run_hook(config, "reconcile", within=service.start_within_s)
+    hooks.run(config, "reconcile", within=service.start_within_s)
     _await_service(config, supervisor)
     _await_replication(config)
     _tidy(config, epoch)
@@ -305,20 +305,6 @@ def _await_replication(config: Config) -> None:
                         hint=f"read /var/log/supervisor/litestream.log on {config.name}",
                     ) from None
                 time.sleep(POLL_S)
-
-
-def run_hook(config: Config, name: str, within: float = 60.0) -> dict[str, Any]:
-    """Run a hook of the service (quiesce, resume, reconcile) as its user, with its environment. Nothing to do where
-    it has none."""
-    argv = getattr(config.service.hooks, name)
-    if not argv:
-        return {"hook": name, "ran": False}
-    done = proc.run([str(config.layout.bin / "lifeline-host"), "run", "hook", name], timeout=within)
-    if not done.ok:
-        raise StepFailed(
-            f"the service's hook {name} failed: {done.reason}", hint=f"run it by hand: lifeline-host run hook {name}"
-        )
-    return {"hook": name, "ran": True, "output": done.stdout.strip()[-2000:]}
 
 
 def poke_agent(socket: Path) -> None:

@@ -30,7 +30,7 @@ class Step:
     leaves something that a second call completes.  within: seconds from the step's start until the claim must hold.
     would: what ``do`` does, in words, for the plan.  waiver: the name under which an operator may go on although the
     claim is UNKNOWN.  hint: the next command if it fails.  peek: what a dry run looks at instead of ``until``, where
-    the proof itself leaves traces (a write) or can't be had yet.
+    the proof itself leaves traces (a write) or can't be had yet.  wrong: the error that it is when the claim is not so.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Step:
     hint: str = ""
     poll: float = POLL_S
     peek: Callable[[], Finding] | None = None
+    wrong: type[LifelineError] = StepFailed
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ def _stop(step: Step, finding: Finding, error: LifelineError | None) -> Lifeline
     if error is not None:
         return Unavailable(f"{step.name}: no{because}; {error.message}", hint=step.hint or error.hint)
     waited = f" within {step.within:g} s" if step.within else ""
-    return StepFailed(f"not so{waited}: {step.name}{because}", hint=step.hint)
+    return step.wrong(f"not so{waited}: {step.name}{because}", hint=step.hint)
 
 
 def _words(error: BaseException) -> str:

@@ -52,6 +52,10 @@ class At:
         for index, item in enumerate(child.value):
             yield At(item, self.source, f"{child.path}[{index}]", self.hint)
 
+    def names(self) -> list[str]:
+        """The keys of the table."""
+        return [str(key) for key in self._table()]
+
     def only(self, allowed: Collection[str]) -> None:
         """No keys but these: a misspelt key must not be silently ignored."""
         for key in self._table():

@@ -14,6 +14,7 @@ from lifeline.schema import At
 Durability = Literal["async", "vault"]
 Expectation = Literal["no-rows", "rows"]
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+HOOKS = ("quiesce", "resume", "reconcile", "compare")
 # Supervisor's program names share one namespace with the library's own programs.
 _RESERVED = ("lifeline-agent", "lifeline-host", "lifeline-keeper", "litestream", "follower")
 
@@ -45,12 +46,13 @@ class Hooks:
     """Commands (argv, like ``command``) the runbooks call on the host; empty: the service has none.
 
     quiesce: stop accepting work, finish what is begun; resume: the opposite; reconcile: agree with the world outside
-    after a promotion (orders sent whose answer is unknown, say).
+    after a promotion (orders sent whose answer is unknown, say); compare: look, and print as JSON where it differs.
     """
 
     quiesce: tuple[str, ...] = ()
     resume: tuple[str, ...] = ()
     reconcile: tuple[str, ...] = ()
+    compare: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _service(at: At) -> Service:
         _distinct(at.at("invariants"), [invariant.name for invariant in invariants])
     paths, hooks = at.at("paths", {}), at.at("hooks", {})
     paths.only({"configuration", "state", "logs"})
-    hooks.only({"quiesce", "resume", "reconcile"})
+    hooks.only(set(HOOKS))
     return Service(
         name=name,
         user=_name(at, "user"),
@@ -150,7 +152,7 @@ def _service(at: At) -> Service:
         state=_paths(paths, "state"),
         logs=_paths(paths, "logs"),
         invariants=invariants,
-        hooks=Hooks(*(hooks.texts(key, []) for key in ("quiesce", "resume", "reconcile"))),
+        hooks=Hooks(*(hooks.texts(key, []) for key in HOOKS)),
         probe=_probe(at.at("probe")) if at.has("probe") else None,
     )
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from lifeline.errors import Refused
-from lifeline.model import Finding, Lease
+from typing import Any
+
+from lifeline.errors import DataBad, Refused, Unproven
+from lifeline.model import Finding, Lease, Verdict
 from lifeline.runbook import Outcome, Runbook, Step
 from runbooks.catalogue import newest_backup
 from runbooks.promotion import Promotion
 from runbooks.site import Site
 
 NAME = "validate"
+COMPARE_S = 330.0
+SHOWN = 20
+BOOKS = "its books agree with the world outside"
 
 
 def validate(site: Site) -> Outcome:
@@ -22,6 +27,7 @@ def validate(site: Site) -> Outcome:
     steps = [
         Step(f"{primary} serves, epoch {lease.epoch}", until=checks.serves, within=0, hint="fab status"),
         Step("its data is good", until=checks.data_good, within=0, hint="fab restore --at"),
+        Step(BOOKS, until=checks.books_agree, within=0, hint="fab restore --at TIME --dry-run", wrong=DataBad),
         Step("its writes are in the vault", until=checks.replicates, within=10, hint="fab status"),
         Step(f"{site.inventory.record.fqdn} points at {primary}", until=checks.traffic, within=0, hint="fab failover"),
         Step("the service answers outside", until=checks.answers, within=5, hint="fab status"),
@@ -29,8 +35,18 @@ def validate(site: Site) -> Outcome:
         Step("there is a verified backup", until=checks.backed_up, within=0, hint="fab backup"),
         Step("no alert is raised", until=checks.quiet, within=0, hint="fab status"),
     ]
-    runbook = Runbook(NAME, steps, lambda outcome: "Everything holds.", site.clock, site.out, survey=True)
-    return runbook.run(site.journal(NAME), {"primary": primary, "epoch": lease.epoch}, publish=site.publish)
+    runbook = Runbook(NAME, steps, _summary, site.clock, site.out, survey=True)
+    try:
+        return runbook.run(site.journal(NAME), {"primary": primary, "epoch": lease.epoch}, publish=site.publish)
+    finally:
+        for line in checks.differences:
+            site.say(line)
+
+
+def _summary(outcome: Outcome) -> str:
+    skipped = [result for result in outcome.results if result.verdict is Verdict.SKIPPED]
+    not_seen = "; ".join(f"{result.step.name}: {result.finding.says}" for result in skipped)
+    return f"Everything holds that was looked at. Not looked at: {not_seen}." if skipped else "Everything holds."
 
 
 class Checks:
@@ -40,6 +56,7 @@ class Checks:
         self.site = site
         self.lease = lease
         self.standby = site.inventory.other(lease.holder).name
+        self.differences: list[str] = []  # to be shown when all was looked at
 
     def serves(self) -> Finding:
         seen = self.site.observe(self.lease.holder)
@@ -49,6 +66,23 @@ class Checks:
 
     def data_good(self) -> Finding:
         return self._promotion().data_verified()
+
+    def books_agree(self) -> Finding:
+        """By the service's compare hook: orders, trades, positions, or whatever it holds against whom."""
+        try:
+            answer = self.site.hosts[self.lease.holder].verb("compare", timeout=COMPARE_S)
+        except Unproven as error:
+            return Finding.unknown(error.message)
+        if not answer["ran"]:
+            return Finding(Verdict.SKIPPED, "the service has no compare hook", answer)
+        compared = ", ".join(f"{count} {what}" for what, count in answer["compared"].items())
+        if answer["agree"]:
+            return Finding.passed(f"{compared}: no difference", **answer)
+        shown, count = answer["differences"], len(answer["differences"]) + answer["more"]
+        self.differences = [f"{self.lease.holder} and the world outside differ:", *map(_difference, shown[:SHOWN])]
+        if count > SHOWN:
+            self.differences.append(f"  and {count - SHOWN} more; the first {len(shown)} are in the journal")
+        return Finding.failed(f"{count} differences in {compared}; nothing was changed", **answer)
 
     def replicates(self) -> Finding:
         seen = self.site.observe(self.lease.holder)
@@ -96,3 +130,8 @@ class Checks:
         holder = self.lease.holder
         service, seen = self.site.service(holder), self.site.observe(holder)
         return Promotion(self.site, holder, self.lease, service, seen)
+
+
+def _difference(one: dict[str, Any]) -> str:
+    here, there = ("nothing" if side is None else side for side in (one["here"], one["there"]))
+    return f"  {one['what']}: {one['key']}: here {here}, there {there}"

@@ -165,10 +165,6 @@ def test_a_follower_that_is_being_finalized_does_not_come_back_at_a_boot(tmp_pat
     assert read_role(made.layout).role == "none" and not supervisor.running["follower"]
 
 
-def test_a_hook_that_a_service_does_not_have_is_no_error(tmp_path: Path) -> None:
-    assert roles.run_hook(config(tmp_path), "reconcile") == {"hook": "reconcile", "ran": False}
-
-
 def test_an_unhealthy_service_is_an_error_that_names_its_log(tmp_path: Path) -> None:
     made = config(tmp_path, service=SLOW)
     with pytest.raises(StepFailed, match="not healthy") as caught:

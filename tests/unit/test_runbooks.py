@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lifeline.errors import BadInput, DataBad, Refused, StepFailed, Unproven
+from lifeline.errors import BadInput, DataBad, LifelineError, Refused, StepFailed, Unavailable, Unproven
 from runbooks.backup import backup
 from runbooks.failover import failover
 from runbooks.reprotect import reprotect
@@ -17,7 +17,7 @@ from runbooks.restore import restore
 from runbooks.site import Site
 from runbooks.status import gather, status
 from runbooks.validate import validate
-from tests.unit.world import NEW, OLD, Killed, World
+from tests.unit.world import AGREE, NEW, OLD, Killed, World
 
 RESTORE_LATEST = ["stop-service", "restore", "lease", "start-primary", "start-standby"]
 RESTORE_AT = ["stage", *RESTORE_LATEST]
@@ -197,6 +197,54 @@ def test_validate_looks_at_everything(world: World) -> None:
     with pytest.raises(StepFailed, match="points at"):
         validate(site)
     assert "400.0 s behind" in said(site)  # the first failure didn't hide the others
+
+
+def validated(world: World) -> Site:
+    """A site that was backed up and then validated; its output is said(site)."""
+    backup(world.process())
+    site = world.process()
+    validate(site)
+    return site
+
+
+def refused(world: World, error: type[LifelineError], words: str) -> str:
+    backup(world.process())
+    site = world.process()
+    with pytest.raises(error, match=words):
+        validate(site)
+    return said(site)
+
+
+def test_books_that_agree_with_the_world_outside(world: World) -> None:
+    text = said(validated(world))
+    assert "its books agree with the world outside … 0.0 s  7 trades: no difference" in text
+    assert text.endswith("Everything holds.\n")
+
+
+def test_books_that_differ_are_bad_data_and_are_shown_at_the_end(world: World) -> None:
+    difference = {"what": "position that differs", "key": "BTC", "here": 10, "there": None}
+    world.books = {**AGREE, "agree": False, "differences": [difference] * 25, "more": 75}
+    lines = refused(world, DataBad, "agree with the world outside: 100 differences in 7 trades; nothing").splitlines()
+    shown = lines.index(f"{OLD} and the world outside differ:")
+    assert lines[shown - 1].startswith("[9/9]")
+    assert lines[shown + 1] == "  position that differs: BTC: here 10, there nothing"
+    assert lines[shown + 21] == "  and 80 more; the first 25 are in the journal"
+    journal = max(world.process().journals.glob("*.jsonl")).read_text()
+    assert journal.count("position that differs") == 25
+
+
+@pytest.mark.parametrize(
+    "error", [Unproven("not compared: the exchange did not answer"), Unavailable("primary-newyork can't be reached")]
+)
+def test_books_that_nobody_could_compare_are_not_known(world: World, error: LifelineError) -> None:
+    world.books = error
+    assert f"UNKNOWN 0.0 s  {error.message}" in refused(world, Unproven, "not known whether its books agree")
+
+
+def test_a_service_without_a_compare_hook_is_not_said_to_agree(world: World) -> None:
+    world.books = {"ran": False}
+    last = said(validated(world)).splitlines()[-1]
+    assert "Not looked at: its books agree with the world outside: the service has no compare hook" in last
 
 
 ALERT = {"name": "disk-short", "says": "no room", "since": "2026-01-01T00:00:00Z", "next": "df -h"}

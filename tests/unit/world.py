@@ -40,6 +40,7 @@ write_path = "/probe"
 write_body = '{"token": "{token}"}'
 read_path = "/probe/{token}"
 """
+AGREE: dict[str, Any] = {"ran": True, "agree": True, "compared": {"trades": 7}, "differences": [], "more": 0}
 
 
 class Killed(BaseException):
@@ -142,6 +143,7 @@ class World:
     down: set[str] = field(default_factory=set)  # doors that don't answer: "cloud", "lease", "vault"; and "token"
     asked: list[str] = field(default_factory=list)  # every host that was spoken to
     bad_data: bool = False
+    books: dict[str, Any] | LifelineError = field(default_factory=AGREE.copy)  # what the compare verb answers
     fence_waived: bool = False
     clock: FakeClock = field(default_factory=FakeClock)
 
@@ -366,6 +368,12 @@ class FakeRemote:
         if self._world.bad_data:
             raise DataBad("invariant broken: debits equal credits")
         return {"verdict": "PASS", "seconds": 0.1, "checks": [{"name": "integrity", "verdict": "PASS", "detail": ""}]}
+
+    def _compare(self, state: HostState, _: int) -> dict[str, Any]:
+        assert state.role == "primary", "the books of a host that doesn't serve"
+        if isinstance(self._world.books, LifelineError):
+            raise self._world.books
+        return self._world.books
 
     def _start_primary(self, state: HostState, epoch: int) -> dict[str, Any]:
         if state.finalized != epoch - 1 and not state.restored:

@@ -1,4 +1,4 @@
-"""``genesis serve | quiesce | resume | reconcile``: the engine's process, and the hooks of service.toml."""
+"""``genesis serve | quiesce | resume | reconcile | compare``: the engine's process, and the hooks of service.toml."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import apsw
+
 from .audit import Audit
 from .barrier import AgentBarrier, no_barrier
+from .compare import compare
 from .config import BadSetting, Config
 from .desk import QUIESCED, STOPPING, Desk
 from .model import NotAcknowledged
@@ -37,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
         "quiesce": quiesce,
         "resume": resume,
         "reconcile": await_reconciled,
+        "compare": show_comparison,
     }
     if len(argv) != 1 or argv[0] not in verbs:
         print(f"usage: genesis {' | '.join(verbs)}", file=sys.stderr)
@@ -141,6 +145,18 @@ def resume(config: Config) -> int:
 def await_reconciled(config: Config) -> int:
     """Wait until the engine has agreed with the exchange on every order that was in flight."""
     return _await(config, lambda health: bool(health["accepting"]), "not taking orders")
+
+
+def show_comparison(config: Config) -> int:
+    """Our books against the exchange's, as JSON; changes nothing. 1: it can't be told."""
+    try:
+        venue = Venue(config.exchange, config.exchange_timeout_s)
+        # By then the engine has had its answer, or has asked again for what got lost.
+        print(json.dumps(compare(config.database, venue, RECONCILE_AGAIN_S + 2 * config.exchange_timeout_s)))
+    except (NotAcknowledged, apsw.Error) as error:
+        print(f"genesis: not compared: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _await(config: Config, reached: Callable[[dict[str, Any]], bool], otherwise: str) -> int:

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 from .model import Execution, NotAcknowledged, Order
 
 RETRY_PAUSE_S = 0.1
+_FILL = ("number", "client_order_id", "trade_id", "symbol", "side", "qty", "price")
 
 
 class Venue:
@@ -39,6 +40,16 @@ class Venue:
         if status != 200:
             raise NotAcknowledged(f"the exchange answered {status}: {answer}")
         return _execution(answer)
+
+    def fills(self, after: int, limit: int) -> list[dict[str, Any]]:
+        """Its filled orders with a number above ``after``, ascending, at most ``limit``."""
+        status, answer = self._call("GET", f"/v1/trades?after={after}&limit={limit}")
+        if status != 200:
+            raise NotAcknowledged(f"the exchange answered {status}: {answer}")
+        try:
+            return [{name: fill[name] for name in _FILL} for fill in answer["trades"]]
+        except (KeyError, TypeError) as error:
+            raise NotAcknowledged(f"the exchange's list of trades makes no sense: {error!r}") from None
 
     def _call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Try until the deadline: what failed half way is safe to repeat. A 4xx is an answer, a 5xx is not."""

@@ -72,31 +72,32 @@ class Book:
     def fills(self, after: int, limit: int) -> list[dict[str, Any]]:
         """Filled orders with a number above ``after``, in order, at most ``limit``."""
         with self._lock:
-            rows = self._connection.execute(
-                "SELECT client_order_id FROM orders WHERE number > ? AND reason IS NULL ORDER BY number LIMIT ?",
-                (after, limit),
-            )
-            found = [self._find(row[0]) for row in list(rows)]
-            return [order for order in found if order is not None]
+            return self._orders("number > ? AND reason IS NULL ORDER BY number LIMIT ?", after, limit)
 
     def close(self) -> None:
         with self._lock:
             self._connection.close()
 
     def _find(self, client_order_id: str) -> dict[str, Any] | None:
+        return next(iter(self._orders("client_order_id = ?", client_order_id)), None)
+
+    def _orders(self, which: str, *bindings: Any) -> list[dict[str, Any]]:
         names = ("number", "client_order_id", "symbol", "side", "qty", "price", "reason", "executed_at")
-        rows = self._connection.execute(
-            f"SELECT {', '.join(names)} FROM orders WHERE client_order_id = ?", (client_order_id,)
-        )
-        for row in rows:
-            order = dict(zip(names, row, strict=True))
-            order["state"] = "filled" if order["reason"] is None else "rejected"
-            order["trade_id"] = f"X{order['number']:08d}" if order["reason"] is None else None
-            return order
-        return None
+        rows = self._connection.execute(f"SELECT {', '.join(names)} FROM orders WHERE {which}", bindings)
+        return [_told(dict(zip(names, row, strict=True))) for row in rows]
 
     def _price(self, symbol: str) -> int:
         """Cents; a saw-tooth around the symbol's level, so that prices differ and can be told in advance."""
         number = self._connection.execute("SELECT COALESCE(MAX(number), 0) FROM orders").get
         base = PRICES.get(symbol, OTHER_PRICE)
         return int(base + base * (int(number) % 21 - 10) // 1000)
+
+
+def _told(order: dict[str, Any]) -> dict[str, Any]:
+    """An order as the outside sees it."""
+    filled = order["reason"] is None
+    return {
+        **order,
+        "state": "filled" if filled else "rejected",
+        "trade_id": f"X{order['number']:08d}" if filled else None,
+    }
