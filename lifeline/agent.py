@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from lifeline.apply import follower_programs
 from lifeline.barrier import Barrier, ControlSocket, Stats
 from lifeline.copies import drop_kept, read_follower
+from lifeline.deadman import arm, boottime, cut, notify
 from lifeline.errors import LifelineError
 from lifeline.fence import Judgement, Known, judge, valid_until
 from lifeline.layout import Config, Layout, RoleFile, load_config, read_json, read_role, write_role
@@ -36,6 +37,8 @@ WATCH_S = 5.0
 RETRY_S = 1.0
 KILL_AFTER_S = 3.0  # a fenced service gets so long to end by itself
 STALLED_S = 20.0
+STUCK_S = 60.0  # a thread whose turn takes longer hangs: everything it asks answers or fails sooner
+PING_S = 1.0
 log = logging.getLogger("lifeline.agent")
 
 
@@ -51,11 +54,6 @@ class Keys(Protocol):
     """What the agent needs of the vault."""
 
     def keys(self, prefix: str, after: str = "") -> Iterable[str]: ...
-
-
-def boottime() -> float:
-    """Seconds since boot, suspended time included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Agent:
@@ -81,7 +79,9 @@ class Agent:
         self._renewed_at: float | None = None
         self._wake = threading.Event()
         self._stop = threading.Event()
-        self._started: RoleFile | None = None
+        self._started: tuple[RoleFile, int] | None = None
+        self._start_after = 0.0
+        self._due: dict[str, float] = {}
         self._last_fence = ""
         self.watched: dict[str, Watched] = {}
         self.control = ControlSocket(self.layout.control_socket)
@@ -148,11 +148,23 @@ class Agent:
             if self._role != role:
                 return  # the role changed meanwhile: this answer is about the past
             if (lease.holder, lease.epoch) == (self.config.name, role.epoch):
-                self._known = Known(lease, valid_until(begun, lease))
-                self._renewed_at = begun
+                self._confirmed(lease, begun)
             else:
                 self._known = Known(lease, self._known.valid_until)
-        self._remember()
+
+    def _confirmed(self, lease: Lease, begun: float) -> None:
+        """A renewal counts once successor and deadman know of it, never before: what serves on it, they can stop."""
+        note = {"epoch": lease.epoch, "valid_until": valid_until(begun, lease)}
+        try:
+            arm(self.layout.run, begun + lease.ttl_s)
+            path = self.layout.run / "renewed.json"
+            path.with_suffix(".new").write_text(json.dumps(note))
+            path.with_suffix(".new").replace(path)
+        except OSError as error:
+            self._known = replace(self._known, error=f"a renewal can't be noted in {self.layout.run}: {error.strerror}")
+            return
+        self._known = Known(lease, valid_until(begun, lease))
+        self._renewed_at = begun
 
     def guard_once(self) -> None:
         """Look at the clock, and act: fence, or start what the lease allows."""
@@ -162,41 +174,62 @@ class Agent:
             role = self._role
         if found.kind == "fence":
             self.fence(role, found.reason)
-        elif found.kind in ("serve", "idle") and self._started != role:
-            self._start_programs(role)
-            self._started = role
+            return
+        # A supervisor that died runs nothing of what it ran: the new one has another socket.
+        socket = self._supervisor_socket()
+        if (
+            found.kind in ("serve", "idle")
+            and socket
+            and self._started != (role, socket)
+            and self.now() >= self._start_after
+        ):
+            try:
+                self._start_programs(role)
+                self._started = (role, socket)
+            except LifelineError as error:
+                log.error("programs not started: %s", error.message)
+                self._start_after = self.now() + RETRY_S
 
     def fence(self, role: RoleFile, reason: str) -> None:
-        """Stop service and Litestream, within seconds, whatever they are doing; be nothing, also after a boot."""
+        """Stop service and Litestream, within seconds, whatever they are doing; be nothing, also after a boot.
+
+        The deadman stays armed: whatever of them escaped us or supervisor is killed when the lease ends.
+        """
         log.error("self-fence: %s", reason)
         self._last_fence = reason
-        write_role(self.layout, "none", role.epoch)
-        self._refresh_role()
-        names = [self.config.service.name, "litestream"]
         try:
-            supervisor = self._supervisor()
-            try:
-                supervisor.stop_all(names, within=KILL_AFTER_S)
-            except LifelineError:
-                supervisor.kill(names)
+            write_role(self.layout, "none", role.epoch)
+        except OSError as error:
+            log.error("the role can't be written (%s): stopping all the same", error.strerror)
+        self._refresh_role()
+        try:
+            self._supervisor().stop_all(self._serving, within=KILL_AFTER_S)
         except LifelineError as error:
-            log.error("supervisor does not help (%s): killing by process id", error.message)
-            self._kill_remembered()
+            log.error("%s: killing all that supervisor runs", error.message)
+            cut(self.layout.supervisor_group)
+
+    @property
+    def _serving(self) -> list[str]:
+        """What needs the lease."""
+        return ["litestream", self.config.service.name]
+
+    def _supervisor_socket(self) -> int:
+        try:
+            return self.layout.supervisor_socket.stat().st_ino
+        except OSError:
+            return 0
 
     def _start_programs(self, role: RoleFile) -> None:
-        """After a boot: what the role calls for, and nobody stopped by hand."""
-        service = self.config.service
-        wanted = {"primary": ["litestream", service.name], "standby": list(follower_programs(service)), "none": []}[
-            role.role
-        ]
-        try:
-            supervisor = self._supervisor()
-            states = supervisor.states()
-            for name in wanted:
-                if name in states and not states[name].running and not states[name].stopped_by_hand:
-                    supervisor.start(name, wait=False)
-        except LifelineError as error:
-            log.error("programs not started: %s", error.message)
+        """After a boot, of the machine or of supervisor: what the role calls for, and nobody stopped by hand. Where
+        that isn't serving, what a predecessor that died in its fence left running is stopped."""
+        supervisor = self._supervisor()
+        if role.role != "primary":
+            supervisor.stop_all(self._serving, within=KILL_AFTER_S)
+        wanted = {"primary": self._serving, "standby": list(follower_programs(self.config.service)), "none": []}
+        states = supervisor.states()
+        for name in wanted[role.role]:
+            if name in states and not states[name].running and not states[name].stopped_by_hand:
+                supervisor.start(name, wait=False)
 
     def _refresh_role(self) -> None:
         role = read_role(self.layout)
@@ -216,31 +249,12 @@ class Agent:
             # Only the deadline is taken over: to serve, this process must have heard the lease store itself.
             self._known = Known(None, kept["valid_until"], "the agent was restarted")
 
-    def _remember(self) -> None:
-        with self._lock:
-            note = {"epoch": self._role.epoch, "valid_until": self._known.valid_until}
-        with contextlib.suppress(OSError):
-            path = self.layout.run / "renewed.json"
-            path.with_suffix(".new").write_text(json.dumps(note))
-            path.with_suffix(".new").replace(path)
-
-    def _kill_remembered(self) -> None:
-        for pid in self._pids:
-            with contextlib.suppress(OSError):
-                os.killpg(pid, signal.SIGKILL)
-
-    _pids: tuple[int, ...] = ()
-
     # -- replication
 
     def watch_once(self) -> None:
         """Measure the copy this host holds against the replica; restart a follower that has stalled."""
         with self._lock:
             role = self._role
-        with contextlib.suppress(LifelineError):
-            states = self._supervisor().states()
-            names = (self.config.service.name, "litestream")
-            self._pids = tuple(states[name].pid for name in names if name in states and states[name].pid)
         if role.role == "standby":
             self._watch_follower(role.epoch)
         elif role.role == "primary":
@@ -291,21 +305,33 @@ class Agent:
         """Until SIGTERM. A thread that dies takes the agent with it: half an agent is worse than a restarted one."""
         for job, pause in ((self._renew_loop, None), (self.watch_once, WATCH_S)):
             threading.Thread(target=self._forever, args=(job, pause), daemon=True, name=job.__name__).start()
+        pinged = 0.0
         while not self._stop.wait(GUARD_S):
             self.guard_once()
+            # Only work that goes on is reported to systemd: what hangs is killed, and its successor takes over.
+            if time.monotonic() - pinged >= PING_S and self.progressing():
+                pinged = time.monotonic()
+                notify("WATCHDOG=1")
 
     def stop(self) -> None:
         self._stop.set()
+
+    def progressing(self) -> bool:
+        """Has every thread begun its next turn when it should have?"""
+        return all(time.monotonic() < due for due in self._due.values())
 
     def _renew_loop(self) -> None:
         self._wake.clear()
         self.renew_once()
         with self._lock:
             failed, lease = bool(self._known.error), self._known.lease
-        self._wake.wait(RETRY_S if failed or lease is None else lease.ttl_s / 3)
+        pause = RETRY_S if failed or lease is None else lease.ttl_s / 3
+        self._due["_renew_loop"] = time.monotonic() + pause + STUCK_S
+        self._wake.wait(pause)
 
     def _forever(self, job: Callable[[], None], pause: float | None) -> None:
         while not self._stop.is_set():
+            self._due[job.__name__] = time.monotonic() + (pause or 0.0) + STUCK_S
             try:
                 job()
             except Exception:
@@ -331,6 +357,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     with serve(agent):
+        notify("READY=1")
         agent.run()
     return 0
 

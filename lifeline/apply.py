@@ -14,11 +14,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from lifeline import proc
+from lifeline import proc, systemd
 from lifeline.errors import BadInput
 from lifeline.layout import Config, Layout, load_config, read_role, write_file
 from lifeline.service import Service
 from lifeline.supervisor import Program, Supervisor, render
+from lifeline.systemd import Systemd
 
 SHIPPED = ("inventory.json", "host.json", "service.env", "restic.password", "pilot.token")
 RELEASES_KEPT = 2
@@ -49,11 +50,11 @@ def differing(layout: Layout, shipped: Mapping[str, str]) -> list[str]:
     return found
 
 
-def configure(layout: Layout, supervisor: Supervisor, shipped: Mapping[str, str]) -> list[str]:
+def configure(layout: Layout, supervisor: Supervisor, units: Systemd, shipped: Mapping[str, str]) -> list[str]:
     """Write the shipped files (0600), apply them, prune old releases; returns what changed."""
     layout.etc.mkdir(parents=True, exist_ok=True, mode=0o700)
     changed = [str(layout.etc / name) for name, text in sorted(shipped.items()) if write_file(layout.etc / name, text)]
-    changed += apply(layout, supervisor)
+    changed += apply(layout, supervisor, units)
     _prune_releases(layout)
     write_file(layout.state / "applied", _applied_mark(shipped))
     return changed
@@ -81,7 +82,7 @@ def _prune_releases(layout: Layout) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def apply(layout: Layout, supervisor: Supervisor) -> list[str]:
+def apply(layout: Layout, supervisor: Supervisor, units: Systemd) -> list[str]:
     """Bring the host to its configuration; returns the paths and programs that changed."""
     changed = []
     shipped = layout.service_dir / "service.toml"
@@ -97,6 +98,8 @@ def apply(layout: Layout, supervisor: Supervisor) -> list[str]:
         if write_file(path, content, mode=mode):
             changed.append(str(path))
     changed += _stale(config)
+    # The agent first: a release whose agent doesn't start must not stop the service.
+    changed += systemd.apply(config, units)
     changed += _reload(config, supervisor)
     return changed
 
@@ -117,7 +120,6 @@ def programs(config: Config) -> list[Program]:
         stop_seconds=max(1, round(config.service.stop_within_s)),
     )
     return [
-        Program("lifeline-agent", [str(config.layout.bin / "lifeline-agent")], environment=environment, autostart=True),
         # Does nothing on a host without a role, and asks for the role before everything it does.
         Program(
             "lifeline-keeper", [str(config.layout.bin / "lifeline-keeper")], environment=environment, autostart=True
@@ -195,6 +197,6 @@ def _reload(config: Config, supervisor: Supervisor) -> list[str]:
     role = read_role(config.layout).role
     for name in result["changed"]:
         belongs = role == "standby" if name.startswith("follower") else role == "primary"
-        if name in before and before[name].running and belongs and name not in ("lifeline-agent", "lifeline-keeper"):
+        if name in before and before[name].running and belongs and name != "lifeline-keeper":
             supervisor.start(name, wait=False)
     return [f"program {name}" for name in (*result["added"], *result["changed"], *result["removed"])]

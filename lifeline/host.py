@@ -26,6 +26,7 @@ from lifeline.layout import Config, Layout, load_config, read_role
 from lifeline.model import Verdict
 from lifeline.service import HOOKS
 from lifeline.supervisor import Supervisor
+from lifeline.systemd import Systemd
 
 LOCK_WITHIN_S = 30.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a state of the disk, no defect
@@ -183,7 +184,7 @@ def _observe(layout: Layout, _: argparse.Namespace) -> Answer:
 
 def _apply(layout: Layout, _: argparse.Namespace) -> Answer:
     with _changing(layout):
-        return {"changed": apply(layout, _supervisor(layout))}
+        return {"changed": apply(layout, _supervisor(layout), Systemd())}
 
 
 def _configure(layout: Layout, arguments: argparse.Namespace) -> Answer:
@@ -191,7 +192,7 @@ def _configure(layout: Layout, arguments: argparse.Namespace) -> Answer:
     if arguments.check:
         return {"changed": differing(layout, shipped)}
     with _changing(layout):
-        return {"changed": configure(layout, _supervisor(layout), shipped)}
+        return {"changed": configure(layout, _supervisor(layout), Systemd(), shipped)}
 
 
 def _warm(layout: Layout, _: argparse.Namespace) -> Answer:

@@ -92,6 +92,24 @@ class Layout:
     def supervisor_conf(self) -> Path:
         return self.root / "etc/supervisor/conf.d"
 
+    @property
+    def supervisor_group(self) -> Path:
+        """The control group of supervisor and all that it runs."""
+        return self.root / "sys/fs/cgroup/system.slice/supervisor.service"
+
+    @property
+    def deadman_group(self) -> Path:
+        return self.supervisor_group.with_name("lifeline-deadman.service")
+
+    @property
+    def units(self) -> Path:
+        return self.root / "etc/systemd/system"
+
+    @property
+    def deadman(self) -> Path:
+        """Outside the release: it must run when that can't be read."""
+        return self.root / "usr/local/lib/lifeline/deadman.py"
+
     def live(self, database: Database) -> Path:
         """The file the service uses."""
         return self.root / str(database.path).lstrip("/")

@@ -53,6 +53,7 @@ def observe(config: Config) -> dict[str, Any]:
         "agent": {
             "running": agent is not None,
             **{key: (agent or {}).get(key) for key in ("lease_age_s", "judgement", "reason", "last_fence")},
+            "deadman": _deadman(layout),
         },
         "sqlite": {"version": sqlite_version(), "wal_reset_fixed": wal_reset_fixed(sqlite_version())},
         "disk_free_bytes": _disk_free(config),
@@ -60,6 +61,14 @@ def observe(config: Config) -> dict[str, Any]:
         "jobs": read_jobs(layout),
         "alerts": read_alerts(layout),
     }
+
+
+def _deadman(layout: Layout) -> bool:
+    """Does it run? Asked of the kernel: whoever else could say is what it guards against."""
+    try:
+        return "populated 1" in (layout.deadman_group / "cgroup.events").read_text()
+    except OSError:
+        return False
 
 
 def _alerts_age(layout: Layout) -> float | None:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from lifeline import continuation, copies, data, hooks, replica
 from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
+from lifeline.deadman import disarm
 from lifeline.errors import Refused, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, read_data, read_role, write_data, write_file, write_role
 from lifeline.supervisor import Supervisor
@@ -171,6 +172,7 @@ def stop_service(config: Config, supervisor: Supervisor, *, flush: bool = True) 
     if role.role == "primary":
         write_role(layout, "none", role.epoch)
         poke_agent(layout.agent_socket)
+    disarm(layout.run)
     if reason:
         raise Unproven(
             f"{service.name} is stopped, but its last transactions are not proved to be in the vault: {reason}",
@@ -218,6 +220,7 @@ def start_standby(config: Config, supervisor: Supervisor, epoch: int) -> dict[st
         write_data(layout, DataFile(origin_epoch=have.origin_epoch, txids=have.txids))
     write_role(layout, "standby", epoch)
     poke_agent(layout.agent_socket)
+    disarm(layout.run)
     for name in followers:
         supervisor.start(name, wait=False)
     return {"changed": True, "role": "standby", "epoch": epoch, "following": True}

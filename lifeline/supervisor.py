@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
+import signal
 import time
 import xmlrpc.client
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +28,7 @@ _AT_REST = ("STOPPED", "EXITED", "FATAL")
 
 @dataclass(frozen=True)
 class Program:
-    """One supervised program. Only the agent starts at boot: what may run is for the lease to say."""
+    """One supervised program. Only the keeper starts at boot: what may run is for the lease to say."""
 
     name: str
     command: Sequence[str]
@@ -151,18 +153,13 @@ class Supervisor:
             raise StepFailed(f"{name} does not stop: {fault.faultString}") from None
         return True
 
-    def kill(self, names: Iterable[str]) -> None:
-        """SIGKILL to those that still run: what a fence does to a program that won't end."""
-        for name in names:
-            with contextlib.suppress(xmlrpc.client.Fault):
-                self._call("signalProcess", name, "KILL")
-
     def stop_all(self, names: Iterable[str], within: float) -> list[str]:
-        """Stop several, all at once; returns those that were running. Raises StepFailed when one is still there
-        after `within` seconds."""
+        """Stop several, all at once, with all they started; returns those that were running. Raises StepFailed when one
+        is still there after `within` seconds."""
         deadline = time.monotonic() + within
         states = self.states()
         running = [name for name in names if name in states and states[name].state not in _AT_REST]
+        leaders = [states[name].pid for name in running if states[name].pid]
         for name in running:
             try:
                 self._call("stopProcess", name, False)
@@ -173,6 +170,9 @@ class Supervisor:
             states = self.states()
             left = [name for name in running if states[name].state not in _AT_REST]
             if not left:
+                for leader in leaders:  # supervisor waits for the first process of a group only
+                    with contextlib.suppress(OSError):
+                        os.killpg(leader, signal.SIGKILL)
                 return running
             if time.monotonic() > deadline:
                 raise StepFailed(f"still running after {within:.0f} s: {', '.join(left)}")

@@ -54,6 +54,9 @@ def config(root: Path, name: str = "primary-newyork", service: str = SERVICE) ->
     layout = Layout(root)
     for folder in (layout.etc, layout.state, layout.run, layout.supervisor_conf, root / "var/lib/genesis"):
         folder.mkdir(parents=True, exist_ok=True)
+    layout.supervisor_socket.touch()
+    layout.supervisor_group.mkdir(parents=True, exist_ok=True)
+    (layout.supervisor_group / "cgroup.kill").touch()
     return Config(layout, name, "digest", inventory(), Service.parse(service))
 
 
@@ -64,7 +67,7 @@ def lease(holder: str = "primary-newyork", epoch: int = 1, ttl: float = 30.0) ->
 class FakeSupervisor:
     """Programs that start and stop at once; `stubborn` ones don't stop."""
 
-    def __init__(self, names: Iterable[str] = ("lifeline-agent", "litestream", "follower", "genesis")) -> None:
+    def __init__(self, names: Iterable[str] = ("litestream", "follower", "genesis")) -> None:
         self.running = dict.fromkeys(names, False)
         self.by_hand: set[str] = set()
         self.stubborn: set[str] = set()
@@ -103,14 +106,22 @@ class FakeSupervisor:
             raise StepFailed(f"still running: {left}")
         return names
 
-    def kill(self, names: Iterable[str]) -> None:
-        self._asked(f"kill {' '.join(names)}")
-        for name in names:
-            self.running[name] = False
-
     def reload(self) -> dict[str, list[str]]:
         self._asked("reload")
         return {"added": [], "changed": [], "removed": []}
+
+
+class FakeSystemd:
+    """Remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def reload(self) -> None:
+        self.calls.append("reload")
+
+    def restart(self, units: Iterable[str]) -> None:
+        self.calls.append(f"restart {' '.join(units)}")
 
 
 class FakeVault:

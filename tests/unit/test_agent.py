@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -11,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from lifeline import agent_http
+from lifeline import agent_http, roles
 from lifeline.agent import Agent
 from lifeline.barrier import UnixConnection
+from lifeline.deadman import due
 from lifeline.errors import Unavailable
 from lifeline.layout import read_role, write_role
 from lifeline.roles import ask_agent
@@ -112,25 +115,145 @@ def test_a_renewal_counts_from_when_it_was_begun_not_from_its_answer(world: Worl
     assert world.agent.judgement().kind == "fence"
 
 
-def test_the_fence_kills_what_does_not_stop(world: World) -> None:
+def killed(world: World) -> bool:
+    """Did the agent have the kernel kill all that supervisor runs?"""
+    return (world.layout.supervisor_group / "cgroup.kill").read_text() == "1"
+
+
+@pytest.mark.parametrize("supervisor", ["stubborn", "dead"])
+def test_the_fence_kills_what_does_not_stop_and_what_supervisor_can_not_stop(world: World, supervisor: str) -> None:
     serve(world)
-    world.supervisor.stubborn = {"genesis"}
+    world.supervisor.stubborn = {"genesis"} if supervisor == "stubborn" else set()
+    world.supervisor.dead = supervisor == "dead"
+    assert not killed(world)
     world.leases.lease = lease("backup-singapore", 2)
     world.agent.renew_once()
     world.agent.guard_once()
-    assert "kill genesis litestream" in world.supervisor.calls
+    assert killed(world) and world.role == "none"
+
+
+def test_a_disk_that_can_not_be_written_does_not_hold_up_the_fence(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(world)
+
+    def fails(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("lifeline.agent.write_role", fails)
+    world.clock += 30
+    world.agent.guard_once()
+    assert not world.serving and world.agent.refusal() is not None
+
+
+def test_a_role_that_is_lost_stops_what_it_allowed(world: World) -> None:
+    serve(world)
+    (world.layout.state / "role.json").unlink()
+    world.agent.guard_once()
     assert not world.serving
 
 
-def test_the_fence_holds_when_supervisor_does_not_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    killed: list[int] = []
-    monkeypatch.setattr("os.killpg", lambda pid, number: killed.append(pid))
+def test_a_successor_ends_the_fence_in_which_its_predecessor_died(world: World) -> None:
     serve(world)
-    world.agent._pids = (4711, 4712)
-    world.supervisor.dead = True
+    write_role(world.layout, "none", 1)  # the first thing a fence does
+    world.boot().guard_once()
+    assert not world.serving
+
+
+# -- the deadman
+
+
+def test_the_deadman_knows_of_a_renewal_before_anything_may_serve_on_it(world: World) -> None:
+    world.agent.renew_once()
+    assert not due(world.layout.run, 1000.0 + 29.9)  # a margin later than the agent acts
+    assert due(world.layout.run, 1000.0 + 30)
+
+
+def test_a_renewal_of_which_the_deadman_can_not_be_told_is_none(world: World) -> None:
+    serve(world)
+    shutil.rmtree(world.layout.run)
+    world.clock += 10
+    world.agent.renew_once()
+    assert "can't be noted" in str(world.agent.status()["reason"]) or world.agent.judgement().kind == "serve"
+    world.clock += 15
+    assert world.agent.judgement().kind == "fence" and "can't be noted" in world.agent.judgement().reason
+
+
+def test_a_fence_leaves_the_deadman_armed_for_what_escaped_it(world: World) -> None:
+    serve(world)
     world.clock += 30
     world.agent.guard_once()
-    assert killed == [4711, 4712] and world.role == "none"
+    assert not world.serving and due(world.layout.run, world.clock)
+
+
+def test_an_orderly_stop_disarms_it(world: World) -> None:
+    serve(world)
+    roles.stop_service(world.config, world.supervisor, flush=False)  # type: ignore[arg-type]
+    assert not due(world.layout.run, 1e9)
+
+
+# -- what systemd and supervisor do
+
+
+def test_a_new_supervisor_gets_its_programs_back(world: World) -> None:
+    serve(world)
+    world.supervisor.running = dict.fromkeys(world.supervisor.running, False)
+    world.agent.guard_once()
+    assert not world.serving  # the same supervisor: what it stopped, it stopped
+    world.layout.supervisor_socket.rename(world.layout.supervisor_socket.with_name("old"))
+    world.agent.guard_once()
+    world.layout.supervisor_socket.touch()
+    world.agent.guard_once()
+    assert world.serving
+
+
+def test_programs_that_could_not_be_started_are_tried_again(world: World) -> None:
+    world.agent.renew_once()
+    world.supervisor.dead = True
+    world.agent.guard_once()
+    world.supervisor.dead = False
+    world.agent.guard_once()
+    assert not world.serving  # not four times a second
+    world.clock += 1
+    world.agent.guard_once()
+    assert world.serving
+
+
+def test_a_hung_thread_is_no_progress(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("lifeline.agent.time.monotonic", lambda: now[0])
+    hung, let_go = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hung.set()
+        let_go.wait(30)
+        world.agent.stop()
+
+    thread = threading.Thread(target=world.agent._forever, args=(hang, 5.0))
+    thread.start()
+    assert hung.wait(5)
+    now[0] += 64
+    assert world.agent.progressing()
+    now[0] += 2
+    try:
+        assert not world.agent.progressing()
+    finally:
+        let_go.set()
+        thread.join(5)
+
+
+def test_the_agent_pings_systemd_while_it_works(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lifeline.agent.PING_S", 0.0)
+    monkeypatch.setattr("lifeline.agent.GUARD_S", 0.01)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        thread = threading.Thread(target=world.agent.run, daemon=True)
+        thread.start()
+        assert systemd.recv(100) == b"WATCHDOG=1"
+        world.agent.stop()
+        thread.join(5)
 
 
 def test_a_lease_store_that_hangs_does_not_hold_up_the_fence(tmp_path: Path) -> None:

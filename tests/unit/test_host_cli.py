@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from lifeline.apply import SHIPPED, configure, differing, programs, read_shipped
 from lifeline.errors import BadConfig, BadInput, Refused
 from lifeline.layout import Layout, load_config, write_role
 from lifeline.supervisor import Program
-from tests.unit.hostkit import SERVICE, FakeSupervisor, config, inventory, shipped
+from lifeline.systemd import watchdog_s
+from tests.unit.hostkit import SERVICE, FakeSupervisor, FakeSystemd, config, inventory, shipped
 
 
 def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, dict[str, object]]:
@@ -108,8 +110,8 @@ def files(**changes: str) -> dict[str, str]:
 def test_configure_changes_once_and_keeps_secrets_to_root(tmp_path: Path) -> None:
     with shipped(tmp_path) as made:
         fake = FakeSupervisor()
-        assert configure(made, fake, files())  # type: ignore[arg-type]
-        assert configure(made, fake, files()) == []  # type: ignore[arg-type]
+        assert configure(made, fake, FakeSystemd(), files())  # type: ignore[arg-type]
+        assert configure(made, fake, FakeSystemd(), files()) == []  # type: ignore[arg-type]
         assert differing(made, files()) == []
         assert differing(made, files(service_env="EXCHANGE=http://y\n")) == [str(made.etc / "service.env")]
         for name in SHIPPED:
@@ -125,7 +127,7 @@ def test_a_configuration_that_was_interrupted_is_not_taken_for_done(tmp_path: Pa
 
     with shipped(tmp_path) as made:
         with pytest.raises(KeyboardInterrupt):
-            configure(made, Broken(), files())  # type: ignore[arg-type]
+            configure(made, Broken(), FakeSystemd(), files())  # type: ignore[arg-type]
         assert differing(made, files()) != []
 
 
@@ -134,7 +136,7 @@ def test_a_program_under_an_old_name_does_not_stay_startable(tmp_path: Path) -> 
         stale = made.supervisor_conf / "lifeline-oldname.conf"
         stale.write_text("[program:oldname]\n")
         (made.supervisor_conf / "nginx.conf").write_text("not ours")
-        configure(made, FakeSupervisor(), files())  # type: ignore[arg-type]
+        configure(made, FakeSupervisor(), FakeSystemd(), files())  # type: ignore[arg-type]
         assert not stale.exists() and (made.supervisor_conf / "nginx.conf").exists()
 
 
@@ -148,15 +150,42 @@ def test_a_new_release_restarts_what_ran_if_the_role_still_wants_it(tmp_path: Pa
         write_role(made, "primary", 1)
         fake = Replacing()
         fake.running.update(genesis=True, litestream=True, follower=True)
-        configure(made, fake, files())  # type: ignore[arg-type]
-    assert fake.running == {"lifeline-agent": False, "genesis": True, "litestream": True, "follower": False}
+        configure(made, fake, FakeSystemd(), files())  # type: ignore[arg-type]
+    assert fake.running == {"genesis": True, "litestream": True, "follower": False}
 
 
-def test_only_the_agent_starts_at_a_boot(tmp_path: Path) -> None:
-    assert [program.name for program in programs(config(tmp_path)) if program.autostart] == [
-        "lifeline-agent",
-        "lifeline-keeper",
-    ]
+def test_supervisor_starts_nothing_at_a_boot_that_needs_a_lease(tmp_path: Path) -> None:
+    assert [program.name for program in programs(config(tmp_path)) if program.autostart] == ["lifeline-keeper"]
+
+
+def test_a_new_release_restarts_the_agent_and_not_the_deadman(tmp_path: Path) -> None:
+    units = FakeSystemd()
+    with shipped(tmp_path) as made:
+        assert str(made.units / "lifeline-agent.service") in configure(made, FakeSupervisor(), units, files())  # type: ignore[arg-type]
+        assert units.calls == ["reload", "restart lifeline-deadman.service lifeline-agent.service"]
+        configure(made, FakeSupervisor(), units, files())  # type: ignore[arg-type]
+        assert len(units.calls) == 2
+        newer = json.dumps({"name": "primary-newyork", "release": "newer"})
+        configure(made, FakeSupervisor(), units, files(host_json=newer))  # type: ignore[arg-type]
+    assert units.calls[2:] == ["reload", "restart lifeline-agent.service"]
+
+
+def test_a_restart_that_was_cut_off_is_made_good(tmp_path: Path) -> None:
+    class Broken(FakeSystemd):
+        def restart(self, units: Iterable[str]) -> None:
+            raise KeyboardInterrupt
+
+    units = FakeSystemd()
+    with shipped(tmp_path) as made:
+        with pytest.raises(KeyboardInterrupt):
+            configure(made, FakeSupervisor(), Broken(), files())  # type: ignore[arg-type]
+        configure(made, FakeSupervisor(), units, files())  # type: ignore[arg-type]
+    assert units.calls == ["reload", "restart lifeline-deadman.service lifeline-agent.service"]
+
+
+def test_the_agent_may_hang_for_less_than_a_renewal_has_time() -> None:
+    for ttl in (10.0, 30.0, 60.0):
+        assert 4 <= watchdog_s(ttl) <= ttl / 2
 
 
 def test_old_releases_are_pruned_but_the_one_before_stays(tmp_path: Path) -> None:
@@ -167,7 +196,7 @@ def test_old_releases_are_pruned_but_the_one_before_stays(tmp_path: Path) -> Non
             (releases / name / "service").mkdir(parents=True)
             (releases / name / "service/service.toml").write_text(SERVICE)
         made.current.symlink_to(releases / "c")
-        configure(made, FakeSupervisor(), files())  # type: ignore[arg-type]
+        configure(made, FakeSupervisor(), FakeSystemd(), files())  # type: ignore[arg-type]
         assert sorted(path.name for path in releases.iterdir()) == ["b", "c"]
 
 

@@ -145,7 +145,7 @@ def test_a_standby_stops_everything_else_and_follows(tmp_path: Path) -> None:
     write_role(made.layout, "primary", 1)
     write_data(made.layout, DataFile(origin_epoch=1, finalized=1, txids={"trades": 7}))
     assert roles.start_standby(made, supervisor, 2)["changed"] is True  # type: ignore[arg-type]
-    assert supervisor.running == {"lifeline-agent": False, "litestream": False, "follower": True, "genesis": False}
+    assert supervisor.running == {"litestream": False, "follower": True, "genesis": False}
     assert read_data(made.layout).finalized is None
     assert roles.start_standby(made, supervisor, 2)["changed"] is False  # type: ignore[arg-type]
 
