@@ -241,6 +241,7 @@ def _nspawn(droplet_id: int, root: Path) -> list[str]:
         "--timezone=off",
         "--link-journal=no",
         "--drop-capability=CAP_NET_ADMIN",
+        "--capability=CAP_IPC_LOCK",  # as on a droplet: the deadman locks itself in memory
     ]
 
 
