@@ -90,7 +90,8 @@ def open_offsite_store(config: Config) -> Store:
 
 
 def open_leases(config: Config) -> HostLeases:
-    """A renewal is a read and a write: at worst 12 s here, which must fit between a third of the ttl and its end."""
+    """A renewal is a write, after trouble a read and a write: at worst 12 s here, which must fit between a third of the
+    ttl and its end."""
     key = _own(config, config.inventory.host(config.name).offsite_key, "off-site")
     ref = config.inventory.lease_store
 

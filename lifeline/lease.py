@@ -85,6 +85,7 @@ class Leases:
         self._store = store
         self._service = service
         self.key = f"lease/{service}.json"
+        self._last: LeaseView | None = None  # what the last renewal wrote
 
     def read(self) -> LeaseView:
         """The lease now."""
@@ -126,17 +127,26 @@ class Leases:
     def renew(self, holder: str, epoch: int) -> LeaseView:
         """Renew if the lease is still ``holder``'s for ``epoch``; the lease as it is then, somebody else's if it is.
 
-        Raises Unavailable when it can't be known, which a holder must count as not renewed.
+        One conditional write over what the last renewal here wrote; only where there was none, or somebody else wrote
+        since, it reads. Raises Unavailable when it can't be known, which a holder must count as not renewed.
         """
+
+        def ours(view: LeaseView) -> bool:
+            return view.held_by(holder) and view.epoch == epoch
+
+        # Forgotten at once, so that after an error, when it may have been written or not, the next renewal reads.
+        view, self._last = self._last, None
         for _ in range(_ATTEMPTS):
-            view = self.read()
-            if view.lease is None or not view.held_by(holder) or view.epoch != epoch:
+            if view is None or not ours(view):
+                view = self.read()
+            if view.lease is None or not ours(view):
                 return view
             lease = renewed(view.lease)
             try:
-                return LeaseView(lease, self._write(lease, view))
+                self._last = LeaseView(lease, self._write(lease, view))
+                return self._last
             except Conflict:
-                continue
+                view = None
         raise self._hopeless("renewed")
 
     def release(self, holder: str, epoch: int) -> LeaseView:

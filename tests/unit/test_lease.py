@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lifeline.errors import LifelineError, Unavailable
 from lifeline.lease import Leases, LeaseView, describe
 from lifeline.model import Lease
-from lifeline.store import MemoryStore
+from lifeline.store import MemoryStore, Object
 from tests.contract.lease_suite import LeaseSuite, claim
 
 
@@ -98,6 +98,74 @@ def test_a_lost_renewal_is_an_error_for_the_holder_even_if_it_was_written():
     assert leases.renew("primary-newyork", 1).held_by("primary-newyork")
 
 
+class Counted(MemoryStore):
+    """Counts the requests that cost money."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[str] = []
+
+    def get(self, key: str) -> Object:
+        self.requests.append("GET")
+        return super().get(key)
+
+    def put_if_match(self, key: str, body: bytes, etag: str) -> str:
+        self.requests.append("PUT")
+        return super().put_if_match(key, body, etag)
+
+
+@pytest.fixture
+def counted() -> tuple[Counted, Leases]:
+    store = Counted()
+    leases = Leases(store, "genesis")
+    Leases(store, "genesis").take(claim())
+    assert leases.renew("primary-newyork", 1).lease is not None
+    store.requests.clear()
+    return store, leases
+
+
+def test_a_renewal_is_one_request_once_the_first_has_read(counted: tuple[Counted, Leases]):
+    store, leases = counted
+    for number in (2, 3, 4):
+        view = leases.renew("primary-newyork", 1)
+        assert view == leases.read() and view.lease is not None and view.lease.renewal == number
+    assert store.requests == ["PUT", "GET"] * 3  # the GETs are this test's
+
+
+def test_a_holder_that_wrote_last_still_learns_of_its_deposition_at_once(counted: tuple[Counted, Leases]):
+    store, leases = counted
+    taken = Leases(store, "genesis").depose(claim("backup-singapore", "run-2"), over=1)
+    store.requests.clear()
+    assert leases.renew("primary-newyork", 1) == taken
+    assert store.requests == ["PUT", "GET"]
+    assert leases.read() == taken
+
+
+def test_a_release_by_another_hand_ends_the_renewals(counted: tuple[Counted, Leases]):
+    store, leases = counted
+    Leases(store, "genesis").release("primary-newyork", 1)
+    assert leases.renew("primary-newyork", 1).free
+    assert leases.read().free
+
+
+def test_what_was_renewed_for_one_epoch_says_nothing_of_the_next(counted: tuple[Counted, Leases]):
+    store, leases = counted
+    Leases(store, "genesis").depose(claim("primary-newyork", "run-2"), over=1)
+    assert leases.renew("primary-newyork", 2).epoch == 2
+
+
+def test_after_a_lost_answer_the_next_renewal_reads():
+    store = Unreliable()
+    leases = Leases(store, "genesis")
+    leases.take(claim())
+    leases.renew("primary-newyork", 1)
+    store.after = [Unavailable("timed out")]
+    with pytest.raises(Unavailable):
+        leases.renew("primary-newyork", 1)
+    view = leases.renew("primary-newyork", 1)
+    assert view.lease is not None and view.lease.renewal == 3 and view == leases.read()
+
+
 def test_a_damaged_lease_is_an_error_that_names_it():
     store = MemoryStore()
     store.put("lease/genesis.json", b"{")
@@ -132,7 +200,7 @@ STEPS = st.lists(
 @given(STEPS)
 def test_an_epoch_never_has_two_holders_and_epochs_only_grow(steps):
     store = Unreliable()
-    leases = Leases(store, "genesis")
+    of = {host: Leases(store, "genesis") for host in HOSTS}  # each remembers what it wrote
     holders: dict[int, str] = {}
     newest = 0
     for verb, host, number, fate in steps:
@@ -141,7 +209,7 @@ def test_an_epoch_never_has_two_holders_and_epochs_only_grow(steps):
         store.after = fates.get(fate, [])
         if fate == "raced":  # somebody else takes over between this one's read and its write
             store.between = lambda: Leases(store, "genesis").take(claim("rival", f"rival-{len(store.written)}"))
-        run = claim(host, f"{host}-{number}")
+        run, leases = claim(host, f"{host}-{number}"), of[host]
         believed = max(1, newest - number)
         try:
             if verb == "take":
@@ -149,7 +217,7 @@ def test_an_epoch_never_has_two_holders_and_epochs_only_grow(steps):
             elif verb == "depose":
                 leases.depose(run, over=believed)
             elif verb == "renew":
-                leases.renew(host, believed)
+                assert leases.renew(host, believed) == leases.read()
             else:
                 leases.release(host, believed)
         except (LifelineError, Killed):
