@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import boto3
+import botocore.loaders
+import botocore.session
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 logging.getLogger("botocore").setLevel(logging.WARNING)
 
 _PART_BYTES = 16 << 20
+# Descriptions of AWS' services, read once: 12 MB for every store that reads its own.
+_DESCRIPTIONS = botocore.loaders.create_loader()
 _TRANSFER = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
 _CONFLICTS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 _MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
@@ -51,7 +55,11 @@ def open_store(
     couldn't tell its own first try from somebody else. Proxies are taken from the environment unless ``direct``.
     """
     # A session of our own: the default one is shared, and reads profiles that don't concern us.
-    session = boto3.session.Session(aws_access_key_id=key.access_key, aws_secret_access_key=key.secret_key)
+    core = botocore.session.Session()
+    core.register_component("data_loader", _DESCRIPTIONS)
+    session = boto3.session.Session(
+        aws_access_key_id=key.access_key, aws_secret_access_key=key.secret_key, botocore_session=core
+    )
 
     def client(tries: int) -> S3Client:
         settings = Config(
@@ -67,7 +75,8 @@ def open_store(
         made: S3Client = session.client("s3", region_name=ref.region, endpoint_url=ref.endpoint, config=settings)
         return made
 
-    return S3Store(ref, client(attempts), client(1))
+    once = client(1)
+    return S3Store(ref, once if attempts == 1 else client(attempts), once)
 
 
 def key_from_environment(prefix: str, environment: Mapping[str, str] = os.environ) -> Key:

