@@ -63,6 +63,56 @@ def failover(_: Context, target: str = "", yes: bool = False, dry_run: bool = Fa
         run(site, target or None, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
 
 
+@verb(help={**TASK, "target": "the host to promote; default: the standby"}, repeatable=["waive"])
+def switchover(_: Context, target: str = "", yes: bool = False, dry_run: bool = False, waive: Any = None) -> None:
+    """The primary is healthy: it stops in order, the standby goes on; nothing is lost. Run it again to resume."""
+    from runbooks.doors import open_site
+    from runbooks.switchover import switchover as run
+
+    with open_site(read_only=dry_run) as site:
+        run(site, target or None, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
+
+
+@verb(help=TASK, repeatable=["waive"])
+def failback(_: Context, yes: bool = False, dry_run: bool = False, waive: Any = None) -> None:
+    """Home again: the home host follows, catches up, and takes over in order."""
+    from runbooks.doors import open_site
+    from runbooks.failback import failback as run
+
+    with open_site(read_only=dry_run) as site:
+        run(site, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
+
+
+@verb(help={"for": "how long: 30m, 2h, 1d (default 1h, at most 7d)"})
+def pause(_: Context, for_: str = "1h") -> None:
+    """The hosts fail nothing over by themselves for a while: for work on them."""
+    from runbooks.doors import open_site
+    from runbooks.mode import pause as run
+
+    with open_site() as site:
+        run(site, for_)
+
+
+@verb()
+def resume(_: Context) -> None:
+    """End a pause, or a mode set by hand: the stack's policy holds again."""
+    from runbooks.doors import open_site
+    from runbooks.mode import resume as run
+
+    with open_site() as site:
+        run(site)
+
+
+@verb(help={"name": "automatic or manual"})
+def mode(_: Context, name: str) -> None:
+    """Whether the hosts fail over by themselves, or wait for a person's word; above the stack's policy."""
+    from runbooks.doors import open_site
+    from runbooks.mode import mode as run
+
+    with open_site() as site:
+        run(site, name)
+
+
 @verb(help={"dry_run": TASK["dry_run"], "yes": TASK["yes"]})
 def reprotect(_: Context, yes: bool = False, dry_run: bool = False) -> None:
     """After a failover: power the other host on and make it a standby again."""
@@ -176,13 +226,16 @@ def validate(_: Context) -> None:
         run(site)
 
 
-@verb(help={"json": "for programs"})
-def status(_: Context, json: bool = False) -> None:
-    """Roles, lease, epoch, lag, traffic, backups: what is so now, of everything that answers."""
+@verb(help={"json": "for programs", "watch": "anew every two seconds, until Ctrl-C"})
+def status(_: Context, json: bool = False, watch: bool = False) -> None:
+    """Roles, lease, mode, epoch, lag, traffic, backups: what is so now, and what the agents would decide and why."""
     from runbooks.doors import open_site
     from runbooks.status import status as run
+    from runbooks.status import watch as go_on
 
     with open_site() as site:
+        if watch and not json:
+            go_on(site)
         run(site, as_json=json)
 
 
@@ -252,6 +305,6 @@ lab.add_task(down)
 lab.add_task(env)
 lab.add_task(lab_status, name="status")
 
-in_an_incident = (failover, reprotect, restore, validate, status)
+in_an_incident = (failover, switchover, failback, reprotect, restore, validate, status, pause, resume, mode)
 in_quiet_times = (backup, backups, verify, prune, inventory, provision, drill)
 namespace = Collection(*in_an_incident, *in_quiet_times, lab)

@@ -79,6 +79,10 @@ class PolicyConfig:
     lease_margin_s: int
     fence_required: tuple[str, ...]
     max_lag_s: int
+    mode: str
+    partition_s: int
+    service_down_s: int
+    settle_s: int
 
 
 @dataclass(frozen=True)
@@ -236,6 +240,10 @@ def _policy(section: Reader) -> PolicyConfig:
         lease_margin_s=section.integer("leaseMarginS", 1, 600, default=5),
         fence_required=section.choices("fenceRequired", FENCE_RUNGS, default=("power-off",), joined_by="+"),
         max_lag_s=section.integer("maxLagS", 1, 86400, default=60),
+        mode=section.choice("mode", ("automatic", "manual"), default="manual"),
+        partition_s=section.integer("partitionS", 0, 86400, default=30),
+        service_down_s=section.integer("serviceDownS", 1, 86400, default=300),
+        settle_s=section.integer("settleS", 0, 86400, default=900),
     )
 
 

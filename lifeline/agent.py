@@ -1,9 +1,9 @@
 """The agent on every host: confirms and renews the lease of a primary, stops it when it can't, watches a standby's
 follower, and holds the barrier.
 
-Three threads with one job each, so that none can hold up another: `renew` talks to the lease store (and may hang
-there), `guard` only looks at the clock and acts, `watch` measures replication. What may run is decided in
-`fence.judge`, which is pure.
+Threads with one job each, so that none can hold up another: `renew` talks to the lease store (and may hang there),
+`guard` only looks at the clock and acts, `watch` measures replication, and the autopilot (autopilot.py) decides about a
+failover. What may run is decided in `fence.judge`, which is pure.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
+from lifeline import autopilot, failsafe, proc
 from lifeline.apply import follower_programs
 from lifeline.barrier import Barrier, ControlSocket, Stats
 from lifeline.copies import drop_kept, read_follower
 from lifeline.deadman import arm, boottime, cut, notify
-from lifeline.errors import LifelineError
+from lifeline.errors import LifelineError, Unavailable
 from lifeline.fence import Judgement, Known, judge, valid_until
 from lifeline.layout import Config, Layout, RoleFile, load_config, read_json, read_role, write_role
 from lifeline.model import Lease
@@ -48,6 +49,9 @@ class Leases(Protocol):
 
     def renew(self, holder: str, epoch: int) -> Lease:
         """Renew if the lease is `holder`'s for `epoch`; returns the lease as it then is, somebody else's if it is."""
+
+    def read(self) -> Lease | None:
+        """The lease now; None when nobody ever took it."""
 
 
 class Keys(Protocol):
@@ -83,6 +87,12 @@ class Agent:
         self._start_after = 0.0
         self._due: dict[str, float] = {}
         self._last_fence = ""
+        self._role_since = now()
+        self._failsafe = False
+        self._peer_address = config.inventory.other(config.name).address
+        self.promises = failsafe.Promises(self.layout.run / "promise.json", now)
+        doors = autopilot.Doors(leases.read, autopilot.PeerDoor(self._peer_address), self._new_pilot)
+        self.autopilot = autopilot.Autopilot(config, self._own, doors, now)
         self.watched: dict[str, Watched] = {}
         self.control = ControlSocket(self.layout.control_socket)
         paths = {database.name: self.layout.live(database) for database in config.service.databases}
@@ -117,6 +127,8 @@ class Agent:
             "lease": None if known.lease is None else {"holder": known.lease.holder, "epoch": known.lease.epoch},
             "lease_age_s": None if renewed is None else round(self.now() - renewed, 3),
             "last_fence": self._last_fence,
+            "failsafe": self._failsafe,
+            "pilot": self.autopilot.status(),
             "databases": {name: watched.to_json(self.now()) for name, watched in self.watched.items()},
         }
 
@@ -143,12 +155,15 @@ class Agent:
         except LifelineError as error:
             with self._lock:
                 self._known = replace(self._known, error=error.message)
+            if isinstance(error, Unavailable):
+                self._on_the_standbys_word(role, error.message)
             return
         with self._lock:
             if self._role != role:
                 return  # the role changed meanwhile: this answer is about the past
             if (lease.holder, lease.epoch) == (self.config.name, role.epoch):
                 self._confirmed(lease, begun)
+                self._renewed_at, self._failsafe = begun, False
             else:
                 self._known = Known(lease, self._known.valid_until)
 
@@ -164,7 +179,53 @@ class Agent:
             self._known = replace(self._known, error=f"a renewal can't be noted in {self.layout.run}: {error.strerror}")
             return
         self._known = Known(lease, valid_until(begun, lease))
-        self._renewed_at = begun
+
+    def _on_the_standbys_word(self, role: RoleFile, error: str) -> None:
+        """The lease store is away: what was confirmed holds for longer if the other host promises not to take over."""
+        with self._lock:
+            lease = self._known.lease
+        if lease is None or (lease.holder, lease.epoch) != (self.config.name, role.epoch):
+            return
+        begun = self.now()
+        promised = failsafe.ask(self._peer_address, self._peer_key(), lease)
+        if promised is None or promised < lease.ttl_s:
+            return
+        with self._lock:
+            if self._role != role or self._known.lease != lease:
+                return
+            self._confirmed(lease, begun)
+            self._known = replace(self._known, error=error)
+            self._failsafe = True
+
+    def promise(self, question: Mapping[str, Any]) -> float | None:
+        """The standby's word to the holder that asks, seconds; None when it gives none."""
+        watch = self.autopilot.lease
+        with self._lock:
+            role = self._role
+        about = (question["holder"], question["epoch"])
+        known = watch.lease is not None and (watch.lease.holder, watch.lease.epoch) == about
+        if role.role != "standby" or not watch.error or not known:
+            return None
+        return self.promises.give(int(question["epoch"]), float(question["ttl_s"]))
+
+    def peer_answer(self, body: bytes, signature: str | None) -> tuple[int, bytes, str]:
+        """To the other agent's question for a promise."""
+        return failsafe.answer(self._peer_key(), body, signature, self.promise)
+
+    def _peer_key(self) -> bytes:
+        try:
+            return self.layout.peer_key.read_text().strip().encode()
+        except OSError:
+            return b""
+
+    def _own(self) -> autopilot.Own:
+        serves = self.judgement().kind == "serve"
+        with self._lock:
+            role, lease = self._role, self._known.lease
+        return autopilot.Own(role, serves, lease, dict(self.watched), self._role_since, self.promises.left_s())
+
+    def _new_pilot(self) -> autopilot.Pilot:
+        return proc.Conversation([str(self.layout.bin / "lifeline-pilot")])
 
     def guard_once(self) -> None:
         """Look at the clock, and act: fence, or start what the lease allows."""
@@ -237,6 +298,7 @@ class Agent:
             if role != self._role:
                 log.info("role: %s, epoch %d", role.role, role.epoch)
                 self._role, self._known, self._renewed_at = role, Known(), None
+                self._role_since, self._failsafe = self.now(), False
 
     def _recall(self) -> None:
         """An agent that was restarted goes on with the deadline of its predecessor; /run is empty after a boot."""
@@ -303,7 +365,10 @@ class Agent:
 
     def run(self) -> None:
         """Until SIGTERM. A thread that dies takes the agent with it: half an agent is worse than a restarted one."""
-        for job, pause in ((self._renew_loop, None), (self.watch_once, WATCH_S)):
+        watch_s = self.config.inventory.policy.watch_s
+        # The other host is asked beside: its silence slows nothing.
+        piloting = ((self.autopilot.look, watch_s), (self.autopilot.ask_peer, min(1.0, watch_s)))
+        for job, pause in ((self._renew_loop, None), (self.watch_once, WATCH_S), *piloting):
             threading.Thread(target=self._forever, args=(job, pause), daemon=True, name=job.__name__).start()
         pinged = 0.0
         while not self._stop.wait(GUARD_S):
@@ -325,7 +390,7 @@ class Agent:
         self.renew_once()
         with self._lock:
             failed, lease = bool(self._known.error), self._known.lease
-        pause = RETRY_S if failed or lease is None else lease.ttl_s / 3
+        pause = RETRY_S if failed or lease is None else self.config.inventory.policy.renew_s
         self._due["_renew_loop"] = time.monotonic() + pause + STUCK_S
         self._wake.wait(pause)
 

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lifeline import failsafe
 from lifeline.errors import LifelineError
 from lifeline.layout import AGENT_PORT, Layout, read_alerts, read_jobs, read_json
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 BARRIER_TIMEOUT_S = 10.0
 BARRIER_LONGEST_S = 60.0
 _BODY_LIMIT = 4096
+_LOCAL_PATHS = "there are GET /lease, GET /status, POST /poke, POST /withdraw and POST /barrier"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -50,7 +52,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Public(_Handler):
-    """/primary and /standby are for load balancers and uptime checks: the status code is the answer."""
+    """/primary and /standby are for load balancers and uptime checks: the status code is the answer. Nothing changes
+    state here, but for what the other host's agent signs."""
 
     def do_GET(self) -> None:
         status = self.agent.status()
@@ -69,6 +72,23 @@ class _Public(_Handler):
 
     do_HEAD = do_GET
 
+    def do_POST(self) -> None:
+        declared = self.headers.get("Content-Length") or ""
+        length = int(declared) if declared.isdigit() else 0
+        if self.path != "/promise" or not 0 < length <= _BODY_LIMIT:
+            self.close_connection = True
+            self.answer(404, {"error": "there is POST /promise, for the other host's agent"})
+            return
+        body = self.rfile.read(length)
+        status, reply, signature = self.agent.peer_answer(body, self.headers.get(failsafe.SIGNATURE))
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(reply)))
+        if signature:
+            self.send_header(failsafe.SIGNATURE, signature)
+        self.end_headers()
+        self.wfile.write(reply)
+
 
 class _Local(_Handler):
     def do_GET(self) -> None:
@@ -80,7 +100,7 @@ class _Local(_Handler):
         elif self.path == "/status":
             self.answer(200, status)
         else:
-            self.answer(404, {"error": "there are GET /lease, GET /status, POST /poke and POST /barrier"})
+            self.answer(404, {"error": _LOCAL_PATHS})
 
     def do_POST(self) -> None:
         try:
@@ -98,10 +118,12 @@ class _Local(_Handler):
         if self.path == "/poke":
             self.agent.poke()
             self.answer(200, {})
+        elif self.path == "/withdraw" and isinstance(body.get("epoch"), int):
+            self.answer(200, {"promised_s": round(self.agent.promises.withdraw(body["epoch"]), 3)})
         elif self.path == "/barrier":
             self._barrier(body.get("database"), timeout)
         else:
-            self.answer(404, {"error": "there are GET /lease, GET /status, POST /poke and POST /barrier"})
+            self.answer(404, {"error": _LOCAL_PATHS})
 
     def _barrier(self, database: str | None, timeout: float) -> None:
         try:
@@ -175,6 +197,9 @@ def metrics(agent: Agent) -> str:
         *_metric("serving", "gauge", [("", int(status["judgement"] == "serve"))]),
         *_metric("epoch", "gauge", [("", status["epoch"])]),
         *_metric("lease_age_seconds", "gauge", [("", status["lease_age_s"])]),
+        *_metric("lease_silent_seconds", "gauge", [("", status["pilot"]["silent_s"])]),
+        *_metric("peer_age_seconds", "gauge", [("", status["pilot"]["peer_age_s"])]),
+        *_metric("failsafe", "gauge", [("", int(status["failsafe"]))]),
         *_per_database(status, "txid", "txid"),
         *_per_database(status, "newest_txid", "newest_txid"),
         *_per_database(status, "lag_seconds", "lag_s"),

@@ -36,6 +36,8 @@ class Seen:
     replica_unseen: bool = False
     verification: Mapping[str, Any] | None = None
     keeper_error: str | None = None
+    agent: Mapping[str, Any] | None = field(default_factory=dict)
+    """The agent's own status; None: it doesn't answer."""
 
 
 DISK_FACTOR, DISK_EXTRA = 2.2, 256 << 20  # a restored copy beside the live one, and what is kept
@@ -51,7 +53,20 @@ NEXT = {
 
 def judge(seen: Seen) -> list[Alert]:
     """Every alert there is reason for."""
-    return [*_jobs(seen), *_room(seen), *_replica(seen), *_verified(seen)]
+    return [*_failover(seen), *_jobs(seen), *_room(seen), *_replica(seen), *_verified(seen)]
+
+
+def _failover(seen: Seen) -> Iterable[Alert]:
+    """What the agent can't do alone, or what it does without."""
+    if seen.agent is None:
+        says = "the agent doesn't answer: nobody renews the lease here, watches the other host, or takes over"
+        yield Alert("agent-silent", says, "on that host: systemctl status lifeline-agent; fab provision")
+        return
+    if seen.agent.get("failsafe"):
+        says = "the lease store can't be reached; the service goes on by the other host's word, and nobody is promoted"
+        yield Alert("failsafe", says, "fab status; is AWS reachable from that host?")
+    for one in (seen.agent.get("pilot") or {}).get("alerts") or ():
+        yield Alert(str(one["name"]), str(one["says"]), str(one["next"]))
 
 
 def _jobs(seen: Seen) -> Iterable[Alert]:

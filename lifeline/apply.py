@@ -1,7 +1,6 @@
 """`lifeline-host apply`: the host's configuration, from the shipped files. Changes only what differs, and says what.
 
-Shipped by provisioning: the release under /opt/lifeline, and inventory.json, host.json, service.env,
-restic.password and pilot.token in /etc/lifeline.
+Shipped by provisioning: the release under /opt/lifeline, and the files of SHIPPED in /etc/lifeline.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from lifeline.service import Service
 from lifeline.supervisor import Program, Supervisor, render
 from lifeline.systemd import Systemd
 
-SHIPPED = ("inventory.json", "host.json", "service.env", "restic.password", "pilot.token")
+SHIPPED = ("inventory.json", "host.json", "service.env", "restic.password", "pilot.token", "peer.key")
 RELEASES_KEPT = 2
 # /run is empty after a boot.
 TMPFILES = "d /run/lifeline 0755 root root\n"

@@ -1,184 +1,197 @@
-"""What a failover goes on with and what it refuses: pure, from what was seen and what the policy says.  No I/O.
+"""What a host does about who is primary, by itself: pure, from what it sees and what the policy says.  No I/O.
 
-``choose`` says to whom; ``admit`` says whether that host may become primary.  Neither raises: a refusal is a Decision
-with the reason in words and, where the operator may overrule it, the waiver's name.
+``decide`` is total: every state has an answer with its reason in words, and what isn't known is never taken for good
+news.  It promises nothing that it can't keep alone: a promotion is only *begun* here, and goes on behind a lease taken
+over as it was watched, a proved fence and final data (runbooks/failover.py).
+
+Safety: PROMOTE is said only by a standby that could read the lease store to the end, of a holder that released its
+lease, or was silent for as long as no holder may be without having stopped itself, or is off by its cloud's word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lifeline.model import FailoverPolicy, Finding, Lease, Role, Verdict
+from lifeline.model import FailoverPolicy, ModeName, Role
 
-WAIVE_LAG = "standby-lag"
-WAIVE_FENCE = "unfenced-primary"
-WAIVE_DATA = "unverified-data"
-WAIVE_TRAFFIC = "traffic"
-WAIVE_WRITE = "outside-write"
+LATE_RENEWALS = 2.5  # so many intervals without a renewal are no hiccup
 
 
-class Action(StrEnum):
-    """What to do; the refusals differ by whose fault it is, as the exit codes do."""
+class Act(StrEnum):
+    """HOLD: nothing.  WATCH: the pilot gets ready, and asks the cloud.  PROMOTE: this host takes over.  RESUME: it goes
+    on with its own take-over.  HAND_OVER: it stops in order, and releases the lease.  REJOIN: a host without a role
+    becomes a standby again.  ASK: it would act, and needs a person's word.  ALERT: it can't act, and a person must
+    know."""
 
-    FAILOVER = "failover"  # a new epoch
-    RESUME = "resume"  # the lease's holder is the target of a failover that didn't finish
-    BAD_TARGET = "bad-target"
-    REFUSE = "refuse"
-    UNPROVEN = "unproven"
-    UNAVAILABLE = "unavailable"
+    HOLD = "hold"
+    WATCH = "watch"
+    PROMOTE = "promote"
+    RESUME = "resume"
+    HAND_OVER = "hand-over"
+    REJOIN = "rejoin"
+    ASK = "ask"
+    ALERT = "alert"
 
 
-GO = (Action.FAILOVER, Action.RESUME)
+class LeaseState(StrEnum):
+    """The lease as this host sees it.  LATE: no renewal for longer than a hiccup.  EXPIRED: watched unchanged for ttl +
+    margin.  UNREAD: the store can't be read now."""
+
+    NOBODY = "nobody"
+    MINE = "mine"
+    KEPT = "kept"
+    LATE = "late"
+    EXPIRED = "expired"
+    RELEASED = "released"
+    UNREAD = "unread"
 
 
-@dataclass(frozen=True)
-class Decision:
-    """``target`` is set when the action goes on.  ``waiver``: the name that overrules this refusal, "" for none."""
+class PeerState(StrEnum):
+    """The other host's agent, asked directly.  IDLE: it answers, and doesn't serve."""
 
-    action: Action
-    reason: str
-    target: str = ""
-    waiver: str = ""
-    hint: str = ""
+    SERVES = "serves"
+    STANDBY = "standby"
+    IDLE = "idle"
+    SILENT = "silent"
 
-    @property
-    def goes_on(self) -> bool:
-        return self.action in GO
+
+class CopyState(StrEnum):
+    """This host's databases.  UNSEEN: the vault can't be read, so nobody can bring them to the end."""
+
+    READY = "ready"
+    BEHIND = "behind"
+    UNSEEN = "unseen"
+
+
+class Witness(StrEnum):
+    """What the cloud's uptime check says of the holder: one more vote, and a slow one."""
+
+    UP = "up"
+    DOWN = "down"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class View:
-    """What is known before anything is touched.
+    """What one host knows.
 
-    lease: None when there is none.  lease_problem: why the lease can't be read, "" if it can.  traffic_at: the host
-    that the record points at, None when not known.  begun: the target of a failover that this operator's own journal
-    shows begun and not finished, under the lease that holds now.
+    holder: the lease's.  silent_s: for how long its renewals were *seen* not to come, on this host's clock.  off: the
+    cloud says that the holder's droplet is off or gone; None: not known.  promised_s: what is left of this host's word
+    not to take over.  own_take: the lease was taken for this host by its own pilot.  trouble: what is wrong with this
+    host's own service, "" for nothing.  settled: it has been primary long enough that the trouble isn't what it was
+    promoted into.
     """
 
-    hosts: tuple[str, ...]
-    asked: str | None
-    lease: Lease | None
-    lease_problem: str = ""
-    traffic_at: str | None = None
-    begun: str | None = None
+    me: str
+    role: Role
+    lease: LeaseState
+    holder: str = ""
+    epoch: int = 0
+    silent_s: float = 0.0
+    peer: PeerState = PeerState.SILENT
+    copy: CopyState = CopyState.READY
+    off: bool | None = None
+    witness: Witness = Witness.UNKNOWN
+    mode: ModeName = "manual"
+    promised_s: float = 0.0
+    own_take: bool = False
+    trouble: str = ""
+    settled: bool = True
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """The target as it was seen.  ``problem``: why it can't be seen, "" if it can.  ``lag_s``: None is not known."""
+class Decision:
+    """``wanted``: with ASK, what it would do."""
 
-    name: str
-    problem: str = ""
-    role: Role = "none"
-    lag_s: float | None = None
-    stalled: bool = False
+    act: Act
+    reason: str
+    wanted: Act | None = None
 
 
-def choose(view: View) -> Decision:
-    """To whom, and is it a new failover or the rest of one?"""
-    if view.asked is not None and view.asked not in view.hosts:
-        return Decision(Action.BAD_TARGET, f'there is no host "{view.asked}"; hosts: {", ".join(view.hosts)}')
-    if view.lease_problem:
-        return Decision(
-            Action.UNAVAILABLE,
-            f"the lease store can't be reached ({view.lease_problem}): without it nobody may be promoted",
-            hint="fab status",
-        )
-    lease = view.lease
-    if lease is None:
-        return Decision(
-            Action.REFUSE, "nobody ever held the lease: there is no primary to take over from", hint="fab provision"
-        )
-    if lease.holder not in view.hosts:
-        return Decision(
-            Action.REFUSE,
-            f"the lease is held by {lease.holder}, which the inventory doesn't know: the inventory is out of date",
-            hint="fab provision",
-        )
-    unfinished = _unfinished(view, lease)
-    if unfinished and view.asked in (None, lease.holder):
-        return Decision(
-            Action.RESUME, f"resuming the failover to {lease.holder}, epoch {lease.epoch}: {unfinished}", lease.holder
-        )
-    if view.asked == lease.holder:
-        return Decision(
-            Action.REFUSE,
-            f"{lease.holder} is primary already (epoch {lease.epoch}): there is nothing to fail over",
-            hint="fab status",
-        )
-    target = view.asked or next((name for name in view.hosts if name != lease.holder), "")
-    return Decision(Action.FAILOVER, f"{lease.holder} is primary (epoch {lease.epoch}); {target} takes over", target)
+def decide(view: View, policy: FailoverPolicy) -> Decision:
+    """The answer of this moment."""
+    rule = {"standby": _standby, "primary": _primary, "none": _none}[view.role]
+    return _by_mode(view, rule(view, policy))
 
 
-def admit(
-    candidate: Candidate, choice: Decision, policy: FailoverPolicy, waive: frozenset[str] = frozenset()
-) -> Decision:
-    """May the chosen target become primary?"""
-    if candidate.problem:
-        return Decision(
-            Action.UNAVAILABLE,
-            f"{candidate.name} can't take over: {candidate.problem}",
-            hint="fab status; fab provision",
-        )
-    if choice.action is Action.RESUME:
-        return (
-            choice  # it was admitted when the lease was taken; since then its follower may be stopped, its data final
-        )
-    lag = _lag(candidate, policy)
-    if lag is None or WAIVE_LAG in waive:
-        return choice
-    action, why = lag
-    return Decision(
-        action,
-        f"{candidate.name} {why} (its data would be brought up to date from the vault first, which takes time): "
-        f"to go on all the same: --waive {WAIVE_LAG}",
-        waiver=WAIVE_LAG,
-        hint="fab status",
-    )
+def _by_mode(view: View, found: Decision) -> Decision:
+    """A person's word stands above all: in manual mode it is asked for, while paused nothing is done."""
+    if found.act not in (Act.PROMOTE, Act.RESUME, Act.HAND_OVER, Act.REJOIN) or view.mode == "automatic":
+        return found
+    if view.mode == "paused":
+        return Decision(Act.HOLD, f"paused, else: {found.reason}")
+    if found.act is Act.RESUME:
+        return found  # it was approved when it was begun; half a failover serves nobody
+    return Decision(Act.ASK, found.reason, found.act)
 
 
-def _unfinished(view: View, lease: Lease) -> str:
-    """Why the failover to the lease's holder isn't finished; "" if it is, as far as can be seen."""
-    if not lease.taken_by.startswith("operator:"):
-        return ""
-    if view.begun == lease.holder:
-        return "the journal of the last run has no end"
-    if view.traffic_at is not None and view.traffic_at != lease.holder:
-        return f"traffic still points at {view.traffic_at}"
-    return ""
+def _standby(view: View, policy: FailoverPolicy) -> Decision:
+    lease, who = view.lease, view.holder
+    if lease is LeaseState.UNREAD:
+        return Decision(Act.HOLD, "the lease store can't be read: nobody is promoted without it")
+    if lease is LeaseState.NOBODY:
+        return Decision(Act.HOLD, "nobody ever held the lease: there is no primary to take over from")
+    if lease is LeaseState.MINE:
+        if view.own_take:
+            return Decision(Act.RESUME, f"this host's own take-over, epoch {view.epoch}, isn't finished")
+        return Decision(Act.HOLD, f"an operator promotes this host, epoch {view.epoch}: fab failover goes on with it")
+    if lease is LeaseState.KEPT and view.peer is PeerState.SILENT:
+        return Decision(Act.WATCH, f"{who} doesn't answer; its lease, epoch {view.epoch}, isn't late yet")
+    if lease is LeaseState.KEPT:
+        return Decision(Act.HOLD, f"{who} renews its lease, epoch {view.epoch}")
+    if view.promised_s > 0:
+        return Decision(Act.HOLD, f"{who} was promised {view.promised_s:.0f} s more while the lease store was away")
+    if lease is LeaseState.RELEASED:
+        return _promote(view, f"{who} stopped in order and released its lease, epoch {view.epoch}")
+    return _lost(view, policy)
 
 
-def _lag(candidate: Candidate, policy: FailoverPolicy) -> tuple[Action, str] | None:
-    if candidate.role != "standby":
-        return Action.REFUSE, f"is no standby (its role is {candidate.role})"
-    if candidate.stalled:
-        return Action.REFUSE, "has a follower that stalled"
-    if candidate.lag_s is None:
-        return Action.UNPROVEN, "doesn't know how far it lags behind the primary"
-    if candidate.lag_s > policy.max_lag_s:
-        return Action.REFUSE, f"lags {candidate.lag_s:.0f} s behind the primary, policy allows {policy.max_lag_s:.0f} s"
-    return None
+def _lost(view: View, policy: FailoverPolicy) -> Decision:
+    """The holder doesn't renew.  Is it lost, or late?"""
+    who, silence = view.holder, f"{view.holder} hasn't renewed its lease for {view.silent_s:.0f} s"
+    if view.peer is PeerState.SERVES:
+        if view.lease is LeaseState.LATE:
+            return Decision(Act.WATCH, f"{silence}, but it answers and serves")
+        says = f"{silence}, and says that it serves all the same: it must be fenced by hand"
+        return Decision(Act.ALERT, says)
+    if view.off and view.peer is PeerState.SILENT:
+        return _promote(view, f"{silence}, doesn't answer, and is off by its cloud's word")
+    if view.silent_s < policy.partition_s:
+        return Decision(Act.WATCH, f"{silence}; a cut line shorter than {policy.partition_s:g} s is waited out")
+    if view.lease is LeaseState.EXPIRED:
+        answer = "doesn't answer" if view.peer is PeerState.SILENT else "doesn't serve"
+        return _promote(view, f"{silence}, longer than it may serve without, and {answer}")
+    if view.peer is PeerState.SILENT and view.witness is Witness.DOWN:
+        return _promote(view, f"{silence}, doesn't answer, and is down by its uptime check")
+    return Decision(Act.WATCH, f"{silence}; {who} may serve until it has expired")
 
 
-def fence(policy: FailoverPolicy, rungs: Mapping[str, Finding]) -> Finding:
-    """Is the old primary fenced?  ``rungs``: what each rung's own probe says now.
+def _promote(view: View, why: str) -> Decision:
+    if view.copy is CopyState.UNSEEN:
+        return Decision(Act.ALERT, f"{why}; but the vault can't be read, so {view.me} can't know the newest data")
+    slower = "; its copy is behind, and is brought up from the vault first" if view.copy is CopyState.BEHIND else ""
+    return Decision(Act.PROMOTE, f"{why}{slower}")
 
-    PASS: all rungs of one alternative are proved.  FAIL: none is, but one still can be.  UNKNOWN: none can be.
-    """
-    evidence = {
-        name: {"verdict": str(found.verdict), "says": found.says, **found.evidence} for name, found in rungs.items()
-    }
-    hopeful: list[str] = []
-    hopeless: list[str] = []
-    for alternative in policy.alternatives():
-        findings = {name: rungs.get(name, Finding.unknown("not tried")) for name in sorted(alternative)}
-        verdicts = {found.verdict for found in findings.values()}
-        said = "; ".join(f"{name}: {found.says}" for name, found in findings.items() if found.says)
-        if verdicts == {Verdict.PASS}:
-            return Finding(Verdict.PASS, said, evidence)
-        (hopeless if Verdict.UNKNOWN in verdicts else hopeful).append(said)
-    if hopeful:
-        return Finding(Verdict.FAIL, "; ".join(hopeful), evidence)
-    return Finding(Verdict.UNKNOWN, "; ".join(hopeless), evidence)
+
+def _primary(view: View, policy: FailoverPolicy) -> Decision:
+    if view.lease is not LeaseState.MINE:
+        return Decision(Act.HOLD, "this host's right to serve is the fence's business")
+    if not view.trouble:
+        return Decision(Act.HOLD, f"{view.me} is primary, epoch {view.epoch}, and well")
+    if not view.settled:
+        return Decision(Act.ALERT, f"{view.trouble}, soon after it was promoted: to hand over again would not help")
+    if view.peer is not PeerState.STANDBY:
+        return Decision(Act.ALERT, f"{view.trouble}; there is no standby to hand over to ({view.peer})")
+    return Decision(Act.HAND_OVER, view.trouble)
+
+
+def _none(view: View, policy: FailoverPolicy) -> Decision:
+    if view.lease is LeaseState.MINE and view.own_take:
+        # Its follower was stopped by the take-over, and it isn't primary yet.
+        return Decision(Act.RESUME, f"this host's own take-over, epoch {view.epoch}, isn't finished")
+    if view.lease is LeaseState.KEPT and view.peer is PeerState.SERVES:
+        return Decision(Act.REJOIN, f"{view.me} has no role, and {view.holder} serves, epoch {view.epoch}")
+    if view.lease is LeaseState.RELEASED and view.holder == view.me:
+        return Decision(Act.ALERT, f"{view.me} gave its lease back, epoch {view.epoch}, and nobody has taken it over")
+    return Decision(Act.HOLD, f"{view.me} has no role: it isn't a standby, and takes nothing over")

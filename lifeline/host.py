@@ -102,6 +102,8 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--full", action="store_true", help="integrity_check instead of quick_check")
     verb("start-primary", _start_primary, "become primary of an epoch", epoch=True)
     verb("start-standby", _start_standby, "follow an epoch", epoch=True)
+    verb("release", _release, "give the lease of an epoch back, when nothing runs here any more", epoch=True)
+    verb("withdraw", _withdraw, "promise the holder of that epoch nothing more (failsafe)", epoch=True)
     save = verb("backup", _backup, "a verified copy of everything, by restic")
     save.add_argument("--full", action="store_true")
     prove = verb("prove", _prove, "restore the newest point, a random one and the newest backup, to prove them")
@@ -269,6 +271,18 @@ def _start_standby(layout: Layout, arguments: argparse.Namespace) -> Answer:
     config = load_config(layout)
     with _changing(layout):
         return roles.start_standby(config, _supervisor(layout), arguments.epoch)
+
+
+def _release(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    from lifeline.host_stores import open_leases
+
+    config = load_config(layout)
+    with _changing(layout):
+        return roles.release(config, _supervisor(layout), open_leases(config), arguments.epoch)
+
+
+def _withdraw(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    return roles.withdraw(load_config(layout), arguments.epoch)
 
 
 def _backup(layout: Layout, arguments: argparse.Namespace) -> Answer:

@@ -219,7 +219,8 @@ class Keeper:
         layout, late = config.layout, self._late(config, role) if settled else []
         jobs = {name: job for name, job in read_jobs(layout).items() if name in self._undone(config, role)}
         primary = settled and role.role == "primary"
-        lags = self._replica_lags(config) if primary else []
+        agent = roles.ask_agent(layout.agent_socket, "GET", "/status")
+        lags = [found.get("lag_s") for found in ((agent or {}).get("databases") or {}).values()] if primary else []
         known = [lag for lag in lags if lag is not None]
         live = layout.live(config.service.databases[0]).parent
         return alerts.Seen(
@@ -233,6 +234,7 @@ class Keeper:
             replica_unseen=primary and len(known) < len(config.service.databases),
             verification=self._catalogue.get("verification"),
             keeper_error=self._catalogue_error if role.role != "none" else None,
+            agent=agent,
         )
 
     def _late(self, config: Config, role: RoleFile) -> list[tuple[str, datetime]]:
@@ -249,10 +251,6 @@ class Keeper:
         policy, successes, now = config.inventory.backups, self._successes(config), self._now()
         mine = [job for job in schedule.JOBS if job.role == role.role]
         return {job.name for job in mine if schedule.open_slot(job, policy, successes, now)}
-
-    def _replica_lags(self, config: Config) -> list[float | None]:
-        agent = roles.ask_agent(config.layout.agent_socket, "GET", "/status") or {}
-        return [found.get("lag_s") for found in (agent.get("databases") or {}).values()]
 
     def forever(self, stop: threading.Event) -> None:
         """Until told to stop."""

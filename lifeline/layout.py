@@ -77,6 +77,11 @@ class Layout:
         return self.etc / "pilot.token"
 
     @property
+    def peer_key(self) -> Path:
+        """With which the two agents sign what they promise each other."""
+        return self.etc / "peer.key"
+
+    @property
     def agent_socket(self) -> Path:
         return self.run / "agent.sock"
 

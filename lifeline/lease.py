@@ -3,8 +3,8 @@
 Safety, whatever crashes or times out: an epoch is written once, by one taker; epochs only grow; the object is never
 deleted. All else follows from If-Match: a write that was decided on an old state doesn't happen.
 
-Nobody takes a lease because its time is over: an operator orders it. Its time is for the holder, who stops without a
-renewal, and for the fence, which waits that long on its own clock. Clocks are never compared.
+Its time is for the holder, who stops without a renewal; for who watches it, and for the fence, who wait that long on
+their own clocks (watch.py). Clocks are never compared.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass, replace
 
 from lifeline.errors import Refused, Unavailable
-from lifeline.model import Lease
+from lifeline.model import Lease, Mode
 from lifeline.store import Conflict, Store, find
 
 # A holder's renewal makes a take-over lose a race now and then; losing so many in a row is not a race.
@@ -70,6 +70,8 @@ def next_lease(view: LeaseView, claim: Claim) -> Lease:
         renewal=0,
         taken_by=claim.taken_by,
         run_id=claim.run_id,
+        mode=view.lease.mode if view.lease else None,
+        over_released=view.lease is not None and view.lease.released,
     )
 
 
@@ -161,6 +163,21 @@ class Leases:
             except Conflict:
                 continue
         raise self._hopeless("released")
+
+    def set_mode(self, mode: Mode | None) -> Lease:
+        """A person's word on automatic failover; None: the stack's policy holds again. No renewal, so nobody takes it
+        for a sign of life."""
+        for _ in range(_ATTEMPTS):
+            view = self.read()
+            if view.lease is None:
+                raise Refused("nobody ever held the lease: there is nothing to pause yet", hint="fab provision")
+            lease = replace(view.lease, mode=mode)
+            try:
+                self._write(lease, view)
+            except Conflict:
+                continue
+            return lease
+        raise self._hopeless("written to")
 
     def _write(self, lease: Lease, over: LeaseView) -> str:
         body = json.dumps(lease.to_json(), indent=1, sort_keys=True).encode()

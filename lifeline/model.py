@@ -19,6 +19,8 @@ HomeRole = Literal["primary", "backup"]
 HOME_ROLES: tuple[HomeRole, ...] = ("primary", "backup")
 Role = Literal["primary", "standby", "none"]
 ROLES: tuple[Role, ...] = ("primary", "standby", "none")
+ModeName = Literal["automatic", "manual", "paused"]
+MODES: tuple[ModeName, ...] = ("automatic", "manual", "paused")
 
 # The rungs of the fencing ladder, strongest first (docs/design.md, decision 3).
 FENCE_RUNGS = ("power-off", "vault-key", "self-fence")
@@ -163,12 +165,20 @@ class FailoverPolicy:
 
     ``fence_required`` lists what suffices: any one entry, once proved, is a fence.  An entry is a rung, or rungs joined
     by "+" that must all be proved: ("power-off", "vault-key+self-fence").
+
+    ``mode``: do the hosts fail over by themselves, or ask?  ``partition_s``: a silence shorter than that is waited out.
+    ``service_down_s``: so long a primary tries to recover its service before it hands over.  ``settle_s``: so long
+    after a promotion it hands nothing over: trouble that came along isn't the host's.
     """
 
     lease_ttl_s: float
     lease_margin_s: float
     fence_required: tuple[str, ...]
     max_lag_s: float
+    mode: ModeName = "manual"
+    partition_s: float = 30.0
+    service_down_s: float = 300.0
+    settle_s: float = 900.0
 
     @classmethod
     def read(cls, at: At) -> FailoverPolicy:
@@ -180,7 +190,16 @@ class FailoverPolicy:
         ttl, margin = at.number("lease_ttl_s", least=1), at.number("lease_margin_s", least=0)
         if margin * 2 >= ttl:
             at.at("lease_margin_s").fail(f"{margin:g} is not allowed; less than half of lease_ttl_s ({ttl:g})")
-        return cls(ttl, margin, tuple(entry.value for entry in required), at.number("max_lag_s", least=0))
+        return cls(
+            lease_ttl_s=ttl,
+            lease_margin_s=margin,
+            fence_required=tuple(entry.value for entry in required),
+            max_lag_s=at.number("max_lag_s", least=0),
+            mode=cast(ModeName, at.choice("mode", ("automatic", "manual"), cls.mode)),
+            partition_s=at.number("partition_s", cls.partition_s, least=0),
+            service_down_s=at.number("service_down_s", cls.service_down_s, least=1),
+            settle_s=at.number("settle_s", cls.settle_s, least=0),
+        )
 
     def alternatives(self) -> tuple[frozenset[str], ...]:
         """The sets of rungs of which one must be proved in full."""
@@ -190,6 +209,16 @@ class FailoverPolicy:
     def self_fence_s(self) -> float:
         """How long after the lease was taken from it a primary has certainly stopped itself."""
         return self.lease_ttl_s + self.lease_margin_s
+
+    @property
+    def renew_s(self) -> float:
+        """A holder renews so often.  Late is seen sooner, and a store that is away for a moment is outlasted."""
+        return self.lease_ttl_s / 6
+
+    @property
+    def watch_s(self) -> float:
+        """A standby looks so often."""
+        return self.lease_ttl_s / 15
 
 
 ALERTS_STALE_S = 120.0  # the keeper looks every ten seconds
@@ -334,10 +363,24 @@ class Inventory:
 
 
 @dataclass(frozen=True)
-class Lease:
-    """Who is primary.
+class Mode:
+    """A person's word on automatic failover, above the stack's policy.  ``until``: RFC 3339 UTC, when a pause ends."""
 
-    ``renewal`` counts up so that each write changes the ETag: whoever decided on an older one loses the race.
+    name: ModeName
+    by: str
+    until: str | None = None
+
+    @classmethod
+    def read(cls, at: At) -> Mode:
+        return cls(cast(ModeName, at.choice("name", MODES)), at.text("by", ""), at.optional_text("until"))
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who is primary, and by whose leave: the mode is here because whoever could promote reads this anyway.
+
+    ``renewal`` counts up with each renewal, and with nothing else: a holder that lives counts.  Whoever decided on an
+    older one loses the race.  ``over_released``: the holder before this one had stopped in order and given it back.
     """
 
     service: str
@@ -348,6 +391,8 @@ class Lease:
     renewal: int
     taken_by: str
     run_id: str
+    mode: Mode | None = None
+    over_released: bool = False
 
     @classmethod
     def from_json(cls, document: str | bytes | Mapping[str, Any], source: str = "lease") -> Lease:
@@ -361,7 +406,14 @@ class Lease:
             renewal=at.integer("renewal", least=0),
             taken_by=at.text("taken_by"),
             run_id=at.text("run_id", ""),
+            mode=Mode.read(at.at("mode")) if at.has("mode") else None,
+            over_released=at.flag("over_released", False),
         )
+
+    @property
+    def released(self) -> bool:
+        """Its holder stopped in order and gave it back."""
+        return self.ttl_s == 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -375,6 +427,7 @@ class Copy:
     exists: bool
     txid: int | None
     lag_s: float | None
+    newest_txid: int | None = None
 
 
 @dataclass(frozen=True)
@@ -400,6 +453,8 @@ class Observation:
     alerts_age_s: float | None = None
     alerts: tuple[Mapping[str, Any], ...] = ()
     jobs: Mapping[str, Any] = field(default_factory=dict)
+    failsafe: bool = False
+    pilot: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], source: str = "observe") -> Observation:
@@ -426,6 +481,8 @@ class Observation:
             alerts_age_s=keeper.number("looked_age_s") if keeper.has("looked_age_s") else None,
             alerts=tuple(item.value for item in at.each("alerts", [])),
             jobs=dict(at.at("jobs", {}).value),
+            failsafe=agent.flag("failsafe", False),
+            pilot=dict(agent.at("pilot", {}).value),
         )
 
     @property
@@ -446,6 +503,7 @@ def _copy(at: At) -> Copy:
         exists=at.flag("exists"),
         txid=at.integer("txid") if at.has("txid") else None,
         lag_s=at.number("lag_s") if at.has("lag_s") else None,
+        newest_txid=at.integer("newest_txid") if at.has("newest_txid") else None,
     )
 
 

@@ -23,6 +23,7 @@ from lifeline.supervisor import State, Supervisor
 from lifeline.verify import sqlite_version, wal_reset_fixed
 
 QUICK_S = 1.0
+_OF_THE_AGENT = ("lease_age_s", "judgement", "reason", "last_fence", "failsafe", "pilot")
 
 
 def observe(config: Config) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def observe(config: Config) -> dict[str, Any]:
         },
         "agent": {
             "running": agent is not None,
-            **{key: (agent or {}).get(key) for key in ("lease_age_s", "judgement", "reason", "last_fence")},
+            **{key: (agent or {}).get(key) for key in _OF_THE_AGENT},
             "deadman": _deadman(layout),
         },
         "sqlite": {"version": sqlite_version(), "wal_reset_fixed": wal_reset_fixed(sqlite_version())},

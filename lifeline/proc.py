@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lifeline.errors import StepFailed
 
@@ -121,6 +123,57 @@ def start(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Runni
     except FileNotFoundError:
         raise StepFailed(f"{argv[0]} is not installed on this host", hint="fab provision") from None
     return Running(tuple(argv), process, out, err)
+
+
+class Conversation:
+    """A command that is spoken with: JSON objects, one a line, in and out. Its stderr goes where ours goes. In a
+    session of its own: it outlives us if it must."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        try:
+            self._process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=child_environment(),
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise StepFailed(f"{argv[0]} is not installed on this host", hint="fab provision") from None
+        self._said: Mapping[str, Any] = {}
+        self._reader = threading.Thread(target=self._listen, daemon=True, name="conversation")
+        self._reader.start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with contextlib.suppress(ValueError):
+                if isinstance(found := json.loads(line), dict):
+                    self._said = found
+
+    def tell(self, order: Mapping[str, Any]) -> None:
+        """One object to its stdin; one that is gone by now hears nothing, and `code` tells."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def said(self) -> Mapping[str, Any]:
+        """Its newest object; empty when it said nothing yet."""
+        return self._said
+
+    def code(self) -> int | None:
+        """Its exit code, None while it runs or while its last words are being read."""
+        code = self._process.poll()
+        return None if code is None or self._reader.is_alive() else code
+
+    def stop(self, within: float = 2.0) -> None:
+        """End it with all that it started."""
+        _signal_group(self._process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(within)
+        _signal_group(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 def began(pid: int) -> str | None:

@@ -23,6 +23,7 @@ from lifeline.barrier import ControlSocket, UnixConnection
 from lifeline.deadman import disarm
 from lifeline.errors import Refused, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, read_data, read_role, write_data, write_file, write_role
+from lifeline.model import Lease
 from lifeline.supervisor import Supervisor
 
 POLL_S = 0.05
@@ -181,6 +182,36 @@ def stop_service(config: Config, supervisor: Supervisor, *, flush: bool = True) 
     return {"changed": bool(was_running) or role.role == "primary", "running": False, "flushed": txids or None}
 
 
+class Leases(Protocol):
+    """What roles need of the lease."""
+
+    def read(self) -> Lease | None: ...
+    def release(self, holder: str, epoch: int) -> None: ...
+
+
+def release(config: Config, supervisor: Supervisor, leases: Leases, epoch: int) -> dict[str, Any]:
+    """Give the lease back: this host's word that it has stopped, on which another one starts at once."""
+    role, states = read_role(config.layout), supervisor.states()
+    running = [name for name in ("litestream", config.service.name) if name in states and states[name].running]
+    if role.role == "primary" or running:
+        says = f"{config.name} is {role.role}" + (f", and {', '.join(running)} runs" if running else "")
+        raise Refused(f"{says}: it must have stopped before it gives its lease back", hint="fab switchover")
+    leases.release(config.name, epoch)
+    lease = leases.read()
+    if lease is None or lease.epoch > epoch or not (lease.released and lease.holder == config.name):
+        who = f"{lease.holder}'s, epoch {lease.epoch}" if lease else "nobody's"
+        raise Refused(f"the lease is {who}: {config.name} has none of epoch {epoch} to give back", hint="fab status")
+    return {"epoch": epoch, "released": True}
+
+
+def withdraw(config: Config, epoch: int) -> dict[str, Any]:
+    """Promise the holder of that epoch nothing more; {"promised_s": what is left of the last promise}."""
+    answer = ask_agent(config.layout.agent_socket, "POST", "/withdraw", body={"epoch": epoch})
+    if answer is None or "promised_s" not in answer:
+        raise Unproven(f"the agent of {config.name} doesn't answer: what it promised isn't known", hint="fab status")
+    return answer
+
+
 def _flush(config: Config) -> tuple[dict[str, int], str | None]:
     control = ControlSocket(config.layout.control_socket)
     txids: dict[str, int] = {}
@@ -315,11 +346,13 @@ def poke_agent(socket: Path) -> None:
     ask_agent(socket, "POST", "/poke")
 
 
-def ask_agent(socket: Path, method: str, path: str, timeout: float = 1.0) -> dict[str, Any] | None:
+def ask_agent(
+    socket: Path, method: str, path: str, timeout: float = 1.0, body: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
     """The agent's answer, or None when it doesn't give one."""
     connection = UnixConnection(socket, timeout)
     try:
-        connection.request(method, path)
+        connection.request(method, path, None if body is None else json.dumps(body))
         answer = json.loads(connection.getresponse().read())
     except (OSError, http.client.HTTPException, ValueError):
         return None

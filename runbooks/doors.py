@@ -13,7 +13,7 @@ from lifeline import inventory as inventories
 from lifeline.cloud import DigitalOcean, ReadOnly
 from lifeline.errors import Refused
 from lifeline.hosts import Hosts
-from lifeline.model import Host, Inventory, Key, Lease
+from lifeline.model import Host, Inventory, Key, Lease, Mode
 from lifeline.outside import Outside
 from runbooks.site import Site
 
@@ -82,6 +82,11 @@ class LeaseDoor:
         taken = self.leases.depose(self.claim(holder, run_id), over=over.epoch).lease
         assert taken is not None
         return taken
+
+    def set_mode(self, mode: Mode | None) -> Lease:
+        if self._read_only:
+            raise Refused("a dry run may not write to the lease")
+        return self.leases.set_mode(mode)
 
     def claim(self, holder: str, run_id: str) -> Claim:
         """What a take-over for ``holder`` writes."""

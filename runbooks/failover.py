@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from lifeline import decide
+from lifeline import admission
+from lifeline.admission import Action, Candidate, Decision, View
 from lifeline.cloud import TokenRefused
-from lifeline.decide import Action, Candidate, Decision, View
 from lifeline.errors import BadConfig, BadInput, LifelineError, Refused, Unavailable, Unproven
 from lifeline.journal import unfinished
 from lifeline.model import Finding, Host, Lease, Observation
@@ -23,7 +23,13 @@ from runbooks.promotion import FINALIZE_S, Promotion, outside_step, reprotect_st
 from runbooks.site import Site, confirm
 
 NAME = "failover"
-WAIVERS = (decide.WAIVE_LAG, decide.WAIVE_FENCE, decide.WAIVE_DATA, decide.WAIVE_TRAFFIC, decide.WAIVE_WRITE)
+WAIVERS = (
+    admission.WAIVE_LAG,
+    admission.WAIVE_FENCE,
+    admission.WAIVE_DATA,
+    admission.WAIVE_TRAFFIC,
+    admission.WAIVE_WRITE,
+)
 _ERRORS: Mapping[Action, type[LifelineError]] = {
     Action.BAD_TARGET: BadInput,
     Action.REFUSE: Refused,
@@ -44,23 +50,26 @@ def failover(
     """Make ``target`` (default: the host that isn't primary) the primary.  None for a dry run."""
     waived = check_waivers(waive, WAIVERS)
     with ThreadPoolExecutor(max_workers=2) as pool:
-        decision, promotion = prepare(site, target, waived, pool)
+        decision, promotion = prepare(site, target, waived, pool, NAME)
     site.say(f"{decision.reason} (inventory from {site.loaded.origin})")
     fence = fence_of(promotion)
-    runbook = _runbook(promotion, fence)
+    # UNKNOWN stops here: an unreachable primary is not a fenced primary.
+    steps = take_over_steps(promotion, fence_step(fence), again="fab failover")
+    runbook = Runbook(NAME, steps, lambda outcome: summary(promotion, outcome), site.clock, site.out)
     if dry_run:
         runbook.plan()
         return None
     confirm(site, _warning(promotion, fence), yes, ask)
     journal = site.journal(NAME)
     promotion.run_id = journal.run_id
-    return runbook.run(journal, _context(promotion, decision), waived, publish=site.publish)
+    return runbook.run(journal, context(promotion, decision), waived, publish=site.publish)
 
 
 def prepare(
-    site: Site, target: str | None, waived: frozenset[str], pool: ThreadPoolExecutor
+    site: Site, target: str | None, waived: frozenset[str], pool: ThreadPoolExecutor, runbook: str
 ) -> tuple[Decision, Promotion]:
-    """Look and decide, without touching anything; raises the refusal if it is one.
+    """Look and decide, without touching anything; raises the refusal if it is one.  ``runbook``: whose journals tell
+    what was begun.
 
     The old primary isn't asked: it is taken for dead, and a dead host answers slowly.
     """
@@ -75,9 +84,9 @@ def prepare(
         lease=lease,
         lease_problem=problem,
         traffic_at=traffic_at,
-        begun=_begun(site, lease),
+        begun=_begun(site, lease, runbook),
     )
-    choice = _go_on(decide.choose(view))
+    choice = _go_on(admission.choose(view))
     described: Future[Service] = pool.submit(site.service, choice.target)
     observed: Observation | None = None
     service: Service | None = None
@@ -89,16 +98,17 @@ def prepare(
         raise  # our own fault, not the target's
     except LifelineError as error:
         candidate = Candidate(choice.target, problem=error.message)
-    decision = _go_on(decide.admit(candidate, choice, site.inventory.policy, waived))
+    decision = _go_on(admission.admit(candidate, choice, site.inventory.policy, waived))
     # choose() refuses without a lease, admit() a host that can't be seen.
     assert lease is not None and observed is not None and service is not None
     return decision, Promotion(site, decision.target, lease, service, observed)
 
 
-def _runbook(promotion: Promotion, fence: Fence) -> Runbook:
-    site, epoch = promotion.site, promotion.epoch
-    new = promotion.new
-    steps = [
+def take_over_steps(promotion: Promotion, fenced: Step, again: str) -> list[Step]:
+    """From the lease to the outside write.  ``fenced``: the proof that the old primary can't write or serve;
+    ``again``: the command that resumes it."""
+    epoch, new = promotion.epoch, promotion.new
+    return [
         # First: its epoch names our replica prefix, so a live old primary can't write into the new history.
         Step(
             f"{new.name} holds the lease, epoch {epoch}",
@@ -108,32 +118,30 @@ def _runbook(promotion: Promotion, fence: Fence) -> Runbook:
             would=f"take the lease from {promotion.lease.holder}: epoch {epoch}",
             hint="fab status",
         ),
-        # UNKNOWN stops here: an unreachable primary is not a fenced primary.
-        fence_step(fence),
+        fenced,
         Step(
             "data is final",
             until=promotion.data_final,
             do=promotion.finalize,
             within=FINALIZE_S,
             would=f"bring the databases of {new.name} to the end of epoch {epoch - 1}",
-            hint="fab failover",
+            hint=again,
         ),
         Step(
             "data is verified",
             until=promotion.data_verified,
             within=0,
-            waiver=decide.WAIVE_DATA,
+            waiver=admission.WAIVE_DATA,
             hint="fab validate",
             peek=lambda: Finding.failed("only final data can be verified"),
             would="check every database's integrity and the service's invariants",
         ),
-        serve_step(promotion, again="fab failover"),
+        serve_step(promotion, again=again),
         traffic_step(promotion),
         # The recovery time ends here.
         outside_step(promotion),
         reprotect_step(promotion),
     ]
-    return Runbook(NAME, steps, lambda outcome: _summary(promotion, outcome), site.clock, site.out)
 
 
 def _warning(promotion: Promotion, fence: Fence) -> str:
@@ -144,7 +152,7 @@ def _warning(promotion: Promotion, fence: Fence) -> str:
     )
 
 
-def _context(promotion: Promotion, decision: Decision) -> dict[str, object]:
+def context(promotion: Promotion, decision: Decision) -> dict[str, object]:
     """For the journal's first line; ``_begun`` reads it."""
     held = promotion.lease.holder == promotion.new.name
     return {
@@ -157,7 +165,8 @@ def _context(promotion: Promotion, decision: Decision) -> dict[str, object]:
     }
 
 
-def _summary(promotion: Promotion, outcome: Outcome) -> str:
+def summary(promotion: Promotion, outcome: Outcome) -> str:
+    """What it means, and what to type next."""
     new, service = promotion.new.name, promotion.service.name
     lines = [f"{new} is primary of {service}, epoch {promotion.epoch}, after {outcome.seconds:.1f} s."]
     waived = [result.step.waiver for result in outcome.results if result.waived]
@@ -198,16 +207,16 @@ def _traffic_at(site: Site) -> tuple[str | None, bool]:
 def _refuse_unless_fenced_otherwise(site: Site, waived: frozenset[str]) -> None:
     """An outage of the API may end before the fence's time is up; a refused token can't, and a primary that lost its
     lease stops.  So this is said while nothing was touched."""
-    if decide.WAIVE_FENCE in waived or frozenset({"self-fence"}) in site.inventory.policy.alternatives():
+    if admission.WAIVE_FENCE in waived or frozenset({"self-fence"}) in site.inventory.policy.alternatives():
         return
     raise Refused(
         "the cloud's API refuses our token, so the old primary can't be fenced; nothing was touched "
-        f"(to go on without that proof: --waive {decide.WAIVE_FENCE})",
+        f"(to go on without that proof: --waive {admission.WAIVE_FENCE})",
         hint='check DIGITALOCEAN_TOKEN; for the lab: eval "$(fab lab.env)"',
     )
 
 
-def _begun(site: Site, lease: Lease | None) -> str | None:
-    """The target of our unfinished failover, if that is the one that took this very lease."""
-    begun = unfinished(site.journals, NAME)
+def _begun(site: Site, lease: Lease | None, runbook: str) -> str | None:
+    """The target of our unfinished run, if that is the one that took this very lease."""
+    begun = unfinished(site.journals, runbook)
     return begun.context.get("target") if begun and lease and begun.took(lease) else None

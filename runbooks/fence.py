@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from lifeline.admission import WAIVE_FENCE
+from lifeline.admission import fence as decide_fence
 from lifeline.cloud import Cloud
-from lifeline.decide import WAIVE_FENCE
-from lifeline.decide import fence as decide_fence
 from lifeline.errors import LifelineError, Unavailable
 from lifeline.journal import Clock
 from lifeline.model import Finding, Host, Inventory, Verdict
@@ -42,6 +42,8 @@ class Fence:
     key_refused: KeyProof
     clock: Clock
     taken_at: Callable[[], float | None]
+    promised_until: Callable[[], float] = lambda: 0.0
+    released: Callable[[], bool] = lambda: False
     held_s: float = 0.0
     _asked: set[str] = field(default_factory=set)
     _droplet: str = ""
@@ -56,6 +58,8 @@ class Fence:
 
     def proven(self) -> Finding:
         """Look at the rungs that policy names; changes nothing."""
+        if self.released():
+            return Finding.passed(f"{self.old.name} stopped in order and gave its lease back", rung="released")
         names = sorted({name for alternative in self.inventory.policy.alternatives() for name in alternative})
         return decide_fence(self.inventory.policy, {name: self._look(name) for name in names})
 
@@ -137,9 +141,14 @@ class Fence:
         taken, window = self.taken_at(), self.window_s
         if taken is None:
             return Finding.failed("the lease has not been taken yet", window_s=window)
+        try:
+            promised = self.promised_until() + self.inventory.policy.lease_margin_s
+        except LifelineError as error:
+            return Finding.unknown(error.message, window_s=window)
         passed = self.clock.monotonic() - taken
-        if passed < window:
-            return Finding.failed(f"{window - passed:.0f} s of the self-fence window left", window_s=window)
+        left = max(window - passed, promised - self.clock.monotonic())
+        if left > 0:
+            return Finding.failed(f"{left:.0f} s of the self-fence window left", window_s=window)
         return Finding.passed(f"the lease was taken {passed:.0f} s ago, beyond ttl + margin", window_s=window)
 
 
@@ -153,6 +162,8 @@ def fence_of(promotion: Promotion) -> Fence:
         key_refused=site.vault.key_refused,
         clock=site.clock,
         taken_at=lambda: promotion.taken_at,
+        promised_until=promotion.promised_until,
+        released=lambda: promotion.taken_at is not None and promotion.lease.over_released,
         held_s=promotion.lease.ttl_s + promotion.lease.margin_s,
     )
 

@@ -1,56 +1,138 @@
-"""`lifeline-pilot`, on a host: does what the agent decided, by the same runbook that an operator would run.
+"""`lifeline-pilot`, on a host: does what the agent decided, by the same runbooks that an operator would run.
 
-A process of its own: a failover that crashes or hangs takes no agent with it, and the agent's lease, guard and
-barrier go on beside it. It decides nothing. What it may take for granted it is told, and checks again: the lease must
-still be the very renewal that the agent watched run out.
+A process of its own: a failover that crashes or hangs takes no agent with it, and the agent's lease, guard and barrier
+go on beside it. It decides nothing. While it stands by it says what the cloud says of the other host; then it is told
+once what to do. What it may take for granted it is told, and checks again: the lease must still be the very renewal
+that the agent watched run out.
+
+On stdin and stdout JSON objects, one a line. In: {"take_over": {"reason", "lease": as watched or null, "quiet_since"}},
+{"hand_over": {"reason"}} or {"rejoin": {"reason"}}. Out: {"seen": {"power", "uptime"}} while it stands by; at the end
+{"done": run id, "seconds"} or {"error", "hint"}. Its exit code is the runbook's.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from lifeline.admission import WAIVE_LAG
 from lifeline.errors import BadInput, LifelineError, Refused
 from lifeline.layout import Config, Layout, load_config
 from lifeline.model import Lease
 from lifeline.runbook import Outcome
 from runbooks.failover import failover
 from runbooks.onhost import site_on
+from runbooks.reprotect import rejoin
+from runbooks.site import Site
+from runbooks.switchover import hand_over
+
+LOOK_S, PATIENT_AFTER_S, PATIENT_LOOK_S = 1.0, 60.0, 20.0  # the cloud counts the questions of an hour
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Console script. The exit code is that of the runbook; the last line of stdout is JSON: {"outcome" or "error"}."""
-    arguments = _parser().parse_args(argv)
+    """Console script."""
+    argparse.ArgumentParser(prog="lifeline-pilot", description=__doc__.partition("\n\n")[0]).parse_args(argv)
     layout = Layout()
     try:
         config = load_config(layout)
         with _alone(layout.run / "pilot.lock"):
-            outcome = take_over(config, _watched(arguments.watched), arguments.quiet_since)
+            order = _stand_by(config)
+            outcome = None if order is None else fly(config, order)
     except LifelineError as error:
-        print(json.dumps({"error": error.message, "hint": error.hint}), flush=True)
+        _say({"error": error.message, "hint": error.hint})
         return error.exit_code
-    print(json.dumps({"outcome": "done", "seconds": round(outcome.seconds, 3)}), flush=True)
+    if outcome is not None:
+        _say({"done": outcome.run_id, "seconds": round(outcome.seconds, 3)})
     return 0
 
 
+def fly(config: Config, order: Mapping[str, Any]) -> Outcome:
+    """Do what was ordered."""
+    if (wanted := order.get("take_over")) is not None:
+        return take_over(config, _watched(wanted.get("lease")), wanted.get("quiet_since"))
+    if (wanted := order.get("hand_over")) is not None:
+        with _site(config) as site:
+            return hand_over(site, config.name, str(wanted.get("reason") or "told to"))
+    if "rejoin" in order:
+        with _site(config) as site:
+            return rejoin(site, config.name)
+    raise BadInput(f"a pilot knows take_over, hand_over and rejoin, not {', '.join(order)}")
+
+
 def take_over(config: Config, watched: Lease | None, quiet_since: float | None) -> Outcome:
-    """Fail over to this host, or go on with a failover to it that didn't end."""
-    with site_on(config, watched, quiet_since) as site:
-        outcome = failover(site, config.name, yes=True)
+    """Fail over to this host, or go on with a failover to it that didn't end.
+
+    A copy that is behind is waived: the vault has what it lacks, and to wait for a person would take longer.
+    """
+    with _site(config, watched, quiet_since) as site:
+        outcome = failover(site, config.name, yes=True, waive=(WAIVE_LAG,))
     assert outcome is not None  # no dry run
     return outcome
 
 
-def _watched(text: str | None) -> Lease | None:
-    if text is None:
+def _site(config: Config, watched: Lease | None = None, quiet_since: float | None = None) -> Site:
+    site = site_on(config, watched, quiet_since)
+    site.out = sys.stderr  # stdout is the agent's
+    return site
+
+
+def _stand_by(config: Config) -> Mapping[str, Any] | None:
+    """Until an order comes; None when nobody is left to give one. The cloud is asked beside: it may be slow."""
+    done = threading.Event()
+    threading.Thread(target=_look, args=(config, done), daemon=True).start()
+    try:
+        line = sys.stdin.readline()
+    finally:
+        done.set()
+    if not line.strip():
         return None
     try:
-        return Lease.from_json(text, "--watched")
+        order = json.loads(line)
+    except ValueError:
+        order = None
+    if not isinstance(order, dict):
+        raise BadInput("an order is a JSON object on one line")
+    return order
+
+
+def _look(config: Config, done: threading.Event) -> None:
+    other, begun = config.inventory.other(config.name), time.monotonic()
+    with site_on(config) as site:
+        while True:
+            seen: dict[str, Any] = {"power": None, "uptime": None}
+            with contextlib.suppress(LifelineError):
+                seen["power"] = site.cloud.power_state(other.droplet_id)
+            if other.uptime_check and not done.is_set():
+                with contextlib.suppress(LifelineError):
+                    seen["uptime"] = dict(site.cloud.uptime(other.uptime_check))
+            if done.is_set():
+                return
+            _say({"seen": seen})
+            if done.wait(LOOK_S if time.monotonic() - begun < PATIENT_AFTER_S else PATIENT_LOOK_S):
+                return
+
+
+def _say(words: Mapping[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps(words), flush=True)
+
+
+def _watched(document: object) -> Lease | None:
+    if document is None:
+        return None
+    if not isinstance(document, dict):
+        raise BadInput("the lease of an order is an object")
+    try:
+        return Lease.from_json(document, "the lease as watched")
     except LifelineError as error:
         raise BadInput(error.message) from None
 
@@ -65,15 +147,6 @@ def _alone(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise Refused("a pilot is at work on this host already", hint="fab status") from None
         yield
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lifeline-pilot", description="Make this host the primary, by the failover runbook. The agent calls it."
-    )
-    parser.add_argument("--watched", help="the lease that ran out, as JSON; without: only go on with our own failover")
-    parser.add_argument("--quiet-since", type=float, help="when its last renewal was seen, seconds of CLOCK_BOOTTIME")
-    return parser
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lifeline import decide
+from lifeline import admission
 from lifeline.errors import LifelineError, Refused, Unavailable
 from lifeline.model import Copy, Evidence, Finding, Lease, Observation, Verdict
 from lifeline.runbook import Step
@@ -33,6 +33,7 @@ class Promotion:
     run_id: str = ""
     taken_at: float | None = None  # since then the old primary has not renewed: its time to stop runs from there
     missing: str = ""
+    _promised: float | None = None
 
     def __post_init__(self) -> None:
         inventory = self.site.inventory
@@ -63,6 +64,14 @@ class Promotion:
 
     def take_lease(self) -> None:
         self.site.leases.depose(self.new.name, self.lease, self.run_id)
+
+    def promised_until(self) -> float:
+        """Until when, on our clock, the old primary may go on by the new one's word (failsafe.py); it gives no more
+        from now on. Unproven when that isn't known."""
+        if self._promised is None:
+            answer = self._verb("withdraw", "--epoch", str(self.epoch - 1), timeout=15)
+            self._promised = self.site.clock.monotonic() + float(answer["promised_s"])
+        return self._promised
 
     # Its data
 
@@ -213,8 +222,8 @@ def traffic_step(promotion: Promotion) -> Step:
         do=promotion.move_traffic,
         within=20,
         would=f"set it to {new.address}",
-        waiver=decide.WAIVE_TRAFFIC,
-        hint=f"set {record.fqdn} to {new.address} by hand, then the same command with --waive {decide.WAIVE_TRAFFIC}",
+        waiver=admission.WAIVE_TRAFFIC,
+        hint=f"set {record.fqdn} to {new.address} by hand, then the same with --waive {admission.WAIVE_TRAFFIC}",
     )
 
 
@@ -224,7 +233,7 @@ def outside_step(promotion: Promotion) -> Step:
         "an outside write round-trips",
         until=promotion.round_trips,
         within=promotion.site.inventory.record.ttl + 60,
-        waiver=decide.WAIVE_WRITE,
+        waiver=admission.WAIVE_WRITE,
         hint="fab status",
         peek=promotion.answers,
         would="write through the public name, and read it back",

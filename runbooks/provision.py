@@ -92,6 +92,11 @@ def restic_password(secret: str, stack: str) -> str:
     return derived.hex()
 
 
+def peer_key(secret: str, stack: str) -> str:
+    """With which the hosts' agents sign what they promise each other; derived likewise, so no file of it is kept."""
+    return hashlib.scrypt(secret.encode(), salt=f"lifeline/peer/{stack}".encode(), n=1 << 14, r=8, p=1, dklen=32).hex()
+
+
 def shipped_files(site: Site, host: Host, release: str, service: Path, secret: str) -> dict[str, str]:
     """The files of mode 0600 that a host gets: its inventory with no secrets but its own, its name, the service's
     environment."""
@@ -102,6 +107,7 @@ def shipped_files(site: Site, host: Host, release: str, service: Path, secret: s
         "service.env": service_env(site.root, inventory.stack, service),
         "restic.password": restic_password(secret, inventory.stack) + "\n",
         "pilot.token": pilot_token(),
+        "peer.key": peer_key(secret, inventory.stack) + "\n",
     }
 
 

@@ -36,6 +36,18 @@ def reprotect(
     return runbook.run(site.journal(NAME), {"primary": lease.holder, "standby": work.other.name}, publish=site.publish)
 
 
+def rejoin(site: Site, me: str) -> Outcome:
+    """By a host itself, that came back: it follows whoever serves.  What it wrote and never got into the vault is set
+    aside on its disk, and told."""
+    lease = site.leases.read()
+    if lease is None or lease.holder == me or lease.released:
+        raise Refused(f"nobody else holds the lease: there is nothing for {me} to follow", hint="fab status")
+    work = Reprotection(site, lease)
+    runbook = Runbook("rejoin", [work.follow_step()], lambda _: f"{me} is a standby again.", site.clock, site.out)
+    told: dict[str, object] = {"primary": lease.holder, "standby": me, "epoch": lease.epoch}
+    return runbook.run(site.journal("rejoin"), told, publish=site.publish)
+
+
 class Reprotection:
     """The host that isn't primary, on its way to standby."""
 
@@ -45,7 +57,7 @@ class Reprotection:
         self.other: Host = site.inventory.other(lease.holder)
 
     def runbook(self) -> Runbook:
-        other, epoch = self.other.name, str(self.lease.epoch)
+        other = self.other.name
         return Runbook(
             NAME,
             [
@@ -58,19 +70,24 @@ class Reprotection:
                     hint="pulumi up --refresh, if the droplet is gone",
                 ),
                 Step(f"{other} answers", until=self.reachable, within=BOOT_S, hint="fab provision", poll=1.0),
-                Step(
-                    f"{other} follows {self.lease.holder}, epoch {epoch}",
-                    until=self.follows,
-                    do=lambda: self.site.hosts[other].verb("start-standby", "--epoch", epoch, timeout=120),
-                    within=FOLLOW_S,
-                    would=f"start-standby --epoch {epoch}",
-                    hint="fab provision",
-                    poll=1.0,
-                ),
+                self.follow_step(),
             ],
             lambda outcome: f"{other} is standby again, after {outcome.seconds:.1f} s.\n  next: fab status",
             self.site.clock,
             self.site.out,
+        )
+
+    def follow_step(self) -> Step:
+        """It follows whoever holds the lease."""
+        other, epoch = self.other.name, str(self.lease.epoch)
+        return Step(
+            f"{other} follows {self.lease.holder}, epoch {epoch}",
+            until=self.follows,
+            do=lambda: self.site.hosts[other].verb("start-standby", "--epoch", epoch, timeout=120),
+            within=FOLLOW_S,
+            would=f"start-standby --epoch {epoch}",
+            hint="fab provision",
+            poll=1.0,
         )
 
     def refuse_half_done(self) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lifeline import decide
+from lifeline import admission
 from lifeline.errors import BadInput, Refused
 from lifeline.journal import Begun, unfinished
 from lifeline.model import Finding, Lease
@@ -71,7 +71,7 @@ def restore(
     ask: Callable[[str], str] = input,
 ) -> Outcome | None:
     """Bring the primary's databases back to ``at`` (default: the end of its replica).  None for a dry run."""
-    waived = check_waivers(waive, (decide.WAIVE_FENCE, decide.WAIVE_TRAFFIC, decide.WAIVE_WRITE, WAIVE_OLDER))
+    waived = check_waivers(waive, (admission.WAIVE_FENCE, admission.WAIVE_TRAFFIC, admission.WAIVE_WRITE, WAIVE_OLDER))
     want = asked(at, txid, source)
     if want.at:
         site.say(f"As of {both_clocks(want.at)}.")

@@ -14,7 +14,7 @@ from lifeline.errors import LifelineError, Refused
 from lifeline.hosts import Remote
 from lifeline.inventory import Loaded, folder
 from lifeline.journal import Clock, Journal, SystemClock
-from lifeline.model import Host, Inventory, Lease, Observation
+from lifeline.model import Host, Inventory, Lease, Mode, Observation
 from lifeline.outside import Outside
 from lifeline.service import Service
 
@@ -38,6 +38,9 @@ class Leases(Protocol):
 
     def depose(self, holder: str, over: Lease, run_id: str) -> Lease:
         """Epoch N+1 for ``holder``, written over exactly ``over``; Refused when another epoch came between."""
+
+    def set_mode(self, mode: Mode | None) -> Lease:
+        """A person's word on automatic failover; None takes it back."""
 
 
 class Vault(Protocol):

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from lifeline.errors import LifelineError
-from lifeline.model import Host, Observation
+from lifeline.lookout import mode_now
+from lifeline.model import Host, Lease, Observation
 from runbooks.backups import age
 from runbooks.catalogue import mirror, newest_backup, newest_verification
 from runbooks.site import Site
@@ -23,6 +24,16 @@ def status(site: Site, *, as_json: bool = False) -> dict[str, Any]:
     found = gather(site)
     site.say(json.dumps(found, indent=1) if as_json else render(found))
     return found
+
+
+def watch(site: Site, every_s: float = 2.0) -> None:
+    """The same, anew every two seconds until Ctrl-C: for the hour after a failover."""
+    clear = "\x1b[H\x1b[2J" if site.out.isatty() else ""
+    while True:
+        found = gather(site)
+        foot = f"{site.clock.utc():%Y-%m-%d %H:%M:%S} UTC, every {every_s:g} s; Ctrl-C ends it"
+        site.say(f"{clear}{render(found)}\n{foot}")
+        site.clock.sleep(every_s)
 
 
 def gather(site: Site) -> dict[str, Any]:
@@ -47,6 +58,7 @@ def gather(site: Site) -> dict[str, Any]:
             "service": inventory.service,
             "inventory": site.loaded.origin,
             "lease": _plain(lease.result()),
+            "mode": _mode_of(site, lease.result()),
             "traffic": {
                 "name": inventory.record.fqdn,
                 "record": _plain(traffic.result()),
@@ -72,7 +84,10 @@ def render(found: dict[str, Any]) -> str:
     where = f"not known: {record['error']}" if "error" in record else f"{record['address']}, TTL {record['ttl']} s"
     resolved = ", ".join(found["traffic"]["resolves_to"]) or "nothing"
     lines.append(f"traffic  {found['traffic']['name']} -> {where}; resolves to {resolved}")
-    lines.extend(_line(host) for host in found["hosts"])
+    lines.append(_mode(found))
+    for host in found["hosts"]:
+        lines.append(_line(host))
+        lines.extend(_would(host))
     if backup is None:
         lines.append("backup   none: fab backup")
     elif "error" in backup:
@@ -99,6 +114,28 @@ def _alerts(hosts: list[dict[str, Any]]) -> list[str]:
     return [*head, *said, *unseen]
 
 
+def _mode(found: dict[str, Any]) -> str:
+    """Do the hosts act by themselves?  As the lease and the stack say, and until when."""
+    mode = found["mode"]
+    until = f" until {mode['until']}" if mode["until"] else ""
+    by = f", by {mode['by']}" if mode["by"] else ", by the stack's policy"
+    means = {
+        "automatic": "the standby takes over by itself, when it can prove that the primary is fenced",
+        "manual": "the hosts say when they would fail over, and wait for fab failover",
+        "paused": "the hosts do nothing by themselves: fab resume",
+    }
+    return f"mode     {mode['name'].upper()}{until}{by}: {means[mode['name']]}"
+
+
+def _would(host: dict[str, Any]) -> list[str]:
+    """What its agent would decide now, and why."""
+    pilot = host.get("pilot") or {}
+    if not pilot:
+        return []
+    at_work = f"; its pilot: {pilot['pilot']}" if pilot.get("pilot") else ""
+    return [f"         decides: {pilot['act']}, {pilot['reason']}{at_work}"]
+
+
 def _mirror(found: dict[str, Any] | None) -> str:
     if found is None:
         return "offsite  NEVER: nothing is in the off-site vault"
@@ -110,6 +147,13 @@ def _mirror(found: dict[str, Any] | None) -> str:
 def _ago(found: dict[str, Any]) -> str:
     seconds = found.get("age_s")
     return "" if seconds is None else f" ({age(timedelta(seconds=seconds))} ago)"
+
+
+def _mode_of(site: Site, lease: Lease | dict[str, str] | None) -> dict[str, Any]:
+    known = lease if isinstance(lease, Lease) else None
+    name = mode_now(known, site.inventory.policy, site.clock.utc())
+    word = known.mode if known and known.mode and known.mode.name == name else None
+    return {"name": name, "until": word.until if word else None, "by": word.by if word else None}
 
 
 def _dated(site: Site, document: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -141,7 +185,16 @@ def _line(host: dict[str, Any]) -> str:
     age = "" if host["lease_age_s"] is None else f", lease seen {host['lease_age_s']:.0f} s ago"
     health = "healthy" if host["service_healthy"] else "service running" if host["service_running"] else "no service"
     stalled = ", FOLLOWER STALLED" if host["follower_stalled"] else ""
-    return f"{head}{host['role']}, epoch {host['epoch']}, {health}, {lag}{age}{stalled}"
+    behind = _transactions_behind(host)
+    return f"{head}{host['role']}, epoch {host['epoch']}, {health}, {lag}{behind}{age}{stalled}"
+
+
+def _transactions_behind(host: dict[str, Any]) -> str:
+    """How many transactions a copy lacks, summed over its databases; "" where that isn't known."""
+    pairs = [(copy.get("newest_txid"), copy.get("txid")) for copy in host["databases"]]
+    if host["role"] != "standby" or any(one is None for pair in pairs for one in pair):
+        return ""
+    return f" ({sum(max(0, newest - has) for newest, has in pairs)} transactions)"
 
 
 def _host(host: Host, power: Any, seen: Observation | LifelineError) -> dict[str, Any]:

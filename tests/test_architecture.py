@@ -45,7 +45,15 @@ DOORS: dict[str, tuple[str, ...]] = {
 # The library and the runbooks start programs through two doors: `hosts` on the operator's side, `proc` on a host.
 SUBPROCESS_DOORS = ("lifeline.hosts", "lifeline.proc")
 
-PURE = ("lifeline.model", "lifeline.decide", "lifeline.ledger", "lifeline.schedule", "lifeline.alerts")
+PURE = (
+    "lifeline.model",
+    "lifeline.decide",
+    "lifeline.admission",
+    "lifeline.lookout",
+    "lifeline.ledger",
+    "lifeline.schedule",
+    "lifeline.alerts",
+)
 IMPURE_MODULES = frozenset(
     {
         *("os", "io", "pathlib", "shutil", "tempfile", "socket", "ssl", "select", "selectors", "subprocess", "signal"),

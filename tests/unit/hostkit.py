@@ -167,6 +167,11 @@ class FakeLeases:
         self.renewals += 1
         return self.lease
 
+    def read(self) -> Lease | None:
+        if self.error:
+            raise self.error
+        return self.lease
+
 
 @contextmanager
 def shipped(root: Path, name: str = "primary-newyork") -> Iterator[Layout]:

@@ -1,127 +1,137 @@
-"""The rules of failover, as a table: what was seen → what is done, and why."""
+"""What a host decides, as a table: every state of lease × other host × own copy × cloud × mode has a row."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 
-from lifeline.decide import Action, Candidate, Decision, View, admit, choose, fence
-from lifeline.model import FailoverPolicy, Finding, Lease, Verdict
+from lifeline.decide import Act, CopyState, LeaseState, PeerState, View, Witness, decide
+from lifeline.model import FailoverPolicy
 
-HOSTS = ("newyork", "singapore")
 POLICY = FailoverPolicy(30, 5, ("power-off",), 60)
+L, P, C, W = LeaseState, PeerState, CopyState, Witness
+SILENCES = {L.LATE: (14.0, 31.0), L.EXPIRED: (36.0,)}
 
 
-def lease(holder: str = "newyork", taken_by: str = "agent:newyork", epoch: int = 4) -> Lease:
-    return Lease("genesis", holder, epoch, 30, 5, 17, taken_by, "run-1")
+@dataclass(frozen=True)
+class Row:
+    """The first row that holds decides. `says` must be in the reason."""
+
+    what: str
+    when: Callable[[View], bool]
+    act: Act
+    says: str
 
 
-def view(**fields: Any) -> View:
-    return replace(View(HOSTS, None, lease(), traffic_at="newyork"), **fields)
+def _gone(view: View) -> bool:
+    """The three ways in which a holder counts as lost."""
+    off = view.lease in (L.LATE, L.EXPIRED) and view.peer is P.SILENT and view.off is True
+    patient = view.silent_s >= POLICY.partition_s and view.peer is not P.SERVES
+    down = view.lease is L.LATE and view.peer is P.SILENT and view.witness is W.DOWN
+    return view.lease is L.RELEASED or off or (patient and (view.lease is L.EXPIRED or down))
 
 
-BY_US = lease("singapore", "operator:ada", 5)
-
-CHOICES = {
-    "the other host takes over": (view(), Action.FAILOVER, "singapore"),
-    "the other host, asked for by name": (view(asked="singapore"), Action.FAILOVER, "singapore"),
-    "traffic not known": (view(traffic_at=None), Action.FAILOVER, "singapore"),
-    "a host nobody knows": (view(asked="paris"), Action.BAD_TARGET, "hosts: newyork, singapore"),
-    "a host nobody knows, lease store down too": (
-        view(asked="x", lease=None, lease_problem="no"),
-        Action.BAD_TARGET,
-        "no host",
-    ),
-    "the target is primary already": (view(asked="newyork"), Action.REFUSE, "newyork is primary already (epoch 4)"),
-    "the lease store is down": (view(lease=None, lease_problem="timed out"), Action.UNAVAILABLE, "timed out"),
-    "no lease was ever taken": (view(lease=None), Action.REFUSE, "nobody ever held the lease"),
-    "the lease names a stranger": (view(lease=lease("paris")), Action.REFUSE, "out of date"),
-    # A failover that stopped half way: to run it again is to resume it, never to fail back to the dead host.
-    "begun, traffic not moved": (view(lease=BY_US), Action.RESUME, "singapore"),
-    "begun, traffic not moved, asked by name": (view(lease=BY_US, asked="singapore"), Action.RESUME, "singapore"),
-    "begun, traffic moved, journal open": (
-        view(lease=BY_US, traffic_at="singapore", begun="singapore"),
-        Action.RESUME,
-        "singapore",
-    ),
-    "begun, but the operator wants the other": (view(lease=BY_US, asked="newyork"), Action.FAILOVER, "newyork"),
-    "finished: the next one goes back": (view(lease=BY_US, traffic_at="singapore"), Action.FAILOVER, "newyork"),
-    "finished, traffic not known": (view(lease=BY_US, traffic_at=None), Action.FAILOVER, "newyork"),
-    "finished, asked for again": (
-        view(lease=BY_US, traffic_at="singapore", asked="singapore"),
-        Action.REFUSE,
-        "primary already",
-    ),
-    "an agent's lease is no failover begun": (
-        view(traffic_at="singapore", begun="newyork"),
-        Action.FAILOVER,
-        "singapore",
-    ),
-}
+TABLE = (
+    Row("a zombie follows again", lambda v: _rejoins(v) and v.mode == "automatic", Act.REJOIN, "a serves, epoch 4"),
+    Row("a zombie asks", lambda v: _rejoins(v) and v.mode == "manual", Act.ASK, "a serves, epoch 4"),
+    Row("a zombie waits for the end of a pause", lambda v: _rejoins(v), Act.HOLD, "paused, else"),
+    Row("it gave its lease back, for nothing", lambda v: v.role == "none" and _given_back(v), Act.ALERT, "nobody has"),
+    Row("a host without a role takes nothing over", lambda v: v.role == "none" and not _own(v), Act.HOLD, "no role"),
+    Row("half a take-over, while paused", lambda v: _own(v) and v.mode == "paused", Act.HOLD, "paused, else"),
+    Row("half a take-over goes on, by hand too", lambda v: _own(v), Act.RESUME, "isn't finished"),
+    # The primary
+    Row("its right is the fence's", lambda v: v.role == "primary" and v.lease is not L.MINE, Act.HOLD, "fence"),
+    Row("a primary that is well", lambda v: v.role == "primary" and not v.trouble, Act.HOLD, "and well"),
+    Row("trouble came along", lambda v: v.role == "primary" and not v.settled, Act.ALERT, "soon after it was promoted"),
+    Row("nobody to hand over to", lambda v: v.role == "primary" and v.peer is not P.STANDBY, Act.ALERT, "no standby"),
+    Row("trouble, paused", lambda v: v.role == "primary" and v.mode == "paused", Act.HOLD, "paused, else: broken"),
+    Row("trouble, by hand", lambda v: v.role == "primary" and v.mode == "manual", Act.ASK, "broken"),
+    Row("trouble, by itself", lambda v: v.role == "primary", Act.HAND_OVER, "broken"),
+    # The standby
+    Row("the store is away", lambda v: v.lease is L.UNREAD, Act.HOLD, "can't be read"),
+    Row("nobody ever", lambda v: v.lease is L.NOBODY, Act.HOLD, "nobody ever held"),
+    Row("an operator's promotion", lambda v: v.lease is L.MINE, Act.HOLD, "an operator promotes"),
+    Row("silent, not late yet", lambda v: v.lease is L.KEPT and v.peer is P.SILENT, Act.WATCH, "isn't late yet"),
+    Row("all is well", lambda v: v.lease is L.KEPT, Act.HOLD, "renews its lease"),
+    Row("a promise is kept", lambda v: v.promised_s > 0, Act.HOLD, "promised"),
+    Row("late, and serves", lambda v: v.lease is L.LATE and v.peer is P.SERVES, Act.WATCH, "answers and serves"),
+    Row("expired, and serves", lambda v: v.lease is L.EXPIRED and v.peer is P.SERVES, Act.ALERT, "by hand"),
+    Row("a short silence", lambda v: not _gone(v) and v.silent_s < 30, Act.WATCH, "waited out"),
+    Row("late, not long enough", lambda v: not _gone(v), Act.WATCH, "until it has expired"),
+    Row("lost, and the newest data unknown", lambda v: v.copy is C.UNSEEN, Act.ALERT, "newest data"),
+    Row("lost, paused", lambda v: v.mode == "paused", Act.HOLD, "paused, else"),
+    Row("lost, by hand", lambda v: v.mode == "manual", Act.ASK, ""),
+    Row("lost, copy behind", lambda v: v.copy is C.BEHIND, Act.PROMOTE, "brought up from the vault first"),
+    Row("lost", lambda v: True, Act.PROMOTE, ""),
+)
 
 
-@pytest.mark.parametrize("case", CHOICES)
-def test_choose(case: str) -> None:
-    seen, action, says = CHOICES[case]
-    decision = choose(seen)
-    assert decision.action is action
-    assert says in (decision.target if decision.goes_on else decision.reason)
-    assert decision.goes_on == bool(decision.target)
+def _own(view: View) -> bool:
+    return view.role != "primary" and view.lease is L.MINE and view.own_take
 
 
-FAILOVER = Decision(Action.FAILOVER, "", "singapore")
-RESUME = Decision(Action.RESUME, "", "singapore")
-STANDBY = Candidate("singapore", role="standby", lag_s=0.4)
-
-ADMISSIONS = {
-    "a warm standby": (STANDBY, FAILOVER, Action.FAILOVER, ""),
-    "at the very limit": (replace(STANDBY, lag_s=60.0), FAILOVER, Action.FAILOVER, ""),
-    "it lags": (replace(STANDBY, lag_s=61.0), FAILOVER, Action.REFUSE, "standby-lag"),
-    "its lag is not known": (replace(STANDBY, lag_s=None), FAILOVER, Action.UNPROVEN, "standby-lag"),
-    "its follower stalled": (replace(STANDBY, stalled=True), FAILOVER, Action.REFUSE, "standby-lag"),
-    "it is no standby": (replace(STANDBY, role="none"), FAILOVER, Action.REFUSE, "standby-lag"),
-    "it can't be reached": (replace(STANDBY, problem="no route"), FAILOVER, Action.UNAVAILABLE, ""),
-    "it can't be reached, half way": (replace(STANDBY, problem="no route"), RESUME, Action.UNAVAILABLE, ""),
-    "half way, follower stopped": (Candidate("singapore"), RESUME, Action.RESUME, ""),
-    "half way, primary already": (Candidate("singapore", role="primary"), RESUME, Action.RESUME, ""),
-}
+def _rejoins(view: View) -> bool:
+    return view.role == "none" and view.lease is L.KEPT and view.peer is P.SERVES
 
 
-@pytest.mark.parametrize("case", ADMISSIONS)
-def test_admit(case: str) -> None:
-    candidate, choice, action, waiver = ADMISSIONS[case]
-    decision = admit(candidate, choice, POLICY)
-    assert (decision.action, decision.waiver) == (action, waiver)
-    assert waiver in decision.reason
-    if waiver:
-        assert admit(candidate, choice, POLICY, frozenset({waiver})) == choice
+def _given_back(view: View) -> bool:
+    return view.lease is L.RELEASED and view.holder == view.me
 
 
-OK, NO, DARK = Finding.passed("is off"), Finding.failed("is active"), Finding.unknown("the API is down")
+def every_view() -> list[View]:
+    """All combinations of what is told apart."""
+    views = []
+    for role, lease, peer, copy, off, witness, mode in itertools.product(
+        ("primary", "standby", "none"), L, P, C, (None, False, True), W, ("automatic", "manual", "paused")
+    ):
+        base = View("b", role, lease, "a", 4, 0.0, peer, copy, off, witness, mode)  # type: ignore[arg-type]
+        for silent in SILENCES.get(lease, (0.0,)):
+            view = replace(base, silent_s=silent)
+            views.append(view)
+            if role == "primary":
+                views += [replace(view, trouble="broken"), replace(view, trouble="broken", settled=False)]
+            elif lease is L.MINE:
+                views.append(replace(view, own_take=True))
+            elif lease in (L.LATE, L.EXPIRED, L.RELEASED):
+                views.append(replace(view, promised_s=3.0))
+            if role == "none" and lease is L.RELEASED:
+                views.append(replace(view, holder="b"))
+    return views
 
-FENCES: dict[str, tuple[tuple[str, ...], dict[str, Finding], Verdict]] = {
-    "proved": (("power-off",), {"power-off": OK}, Verdict.PASS),
-    "not yet": (("power-off",), {"power-off": NO}, Verdict.FAIL),
-    "can't be known": (("power-off",), {"power-off": DARK}, Verdict.UNKNOWN),
-    "was not looked at": (("power-off",), {}, Verdict.UNKNOWN),
-    "the second rung holds": (("power-off", "self-fence"), {"power-off": DARK, "self-fence": OK}, Verdict.PASS),
-    "the second rung may yet hold": (("power-off", "self-fence"), {"power-off": DARK, "self-fence": NO}, Verdict.FAIL),
-    "both of two": (("vault-key+self-fence",), {"vault-key": OK, "self-fence": OK}, Verdict.PASS),
-    "one of two": (("vault-key+self-fence",), {"vault-key": OK, "self-fence": NO}, Verdict.FAIL),
-    "one of two, the other dark": (("vault-key+self-fence",), {"vault-key": DARK, "self-fence": OK}, Verdict.UNKNOWN),
-    "a rung that policy doesn't name proves nothing": (
-        ("power-off",),
-        {"power-off": DARK, "vault-key": OK},
-        Verdict.UNKNOWN,
-    ),
-}
+
+def test_every_state_is_decided_as_the_table_says() -> None:
+    used = set()
+    for view in every_view():
+        row = next(row for row in TABLE if row.when(view))
+        found = decide(view, POLICY)
+        assert found.act is row.act and row.says in found.reason, f"{row.what}: {view} -> {found}"
+        used.add(row.what)
+    assert used == {row.what for row in TABLE}
 
 
-@pytest.mark.parametrize("case", FENCES)
-def test_fence(case: str) -> None:
-    required, rungs, verdict = FENCES[case]
-    finding = fence(replace(POLICY, fence_required=required), rungs)
-    assert finding.verdict is verdict
-    assert set(finding.evidence) == set(rungs)
+def test_nothing_is_promoted_without_a_silent_or_leaving_holder() -> None:
+    """The safety of it, said once more without the table."""
+    for view in every_view():
+        if decide(view, POLICY).act is Act.PROMOTE:
+            assert view.role == "standby" and view.mode == "automatic" and view.promised_s == 0
+            assert view.lease in (L.RELEASED, L.LATE, L.EXPIRED) and view.copy is not C.UNSEEN
+            assert view.lease is L.RELEASED or view.peer is not P.SERVES
+            assert view.lease is not L.LATE or (view.peer is P.SILENT and (view.off or view.witness is W.DOWN))
+
+
+def test_the_witness_alone_promotes_nobody() -> None:
+    for view in every_view():
+        if view.witness is W.DOWN and view.role == "standby" and decide(view, POLICY).act is Act.PROMOTE:
+            quiet = replace(view, witness=W.UNKNOWN)
+            assert view.lease is L.RELEASED or view.silent_s > 0, f"only the witness: {quiet}"
+
+
+@pytest.mark.parametrize(("act", "wanted"), [(Act.PROMOTE, "standby"), (Act.HAND_OVER, "primary")])
+def test_by_hand_it_says_what_it_would_do(act: Act, wanted: str) -> None:
+    lease = L.EXPIRED if wanted == "standby" else L.MINE
+    view = View("b", wanted, lease, "a", 4, 40.0, P.STANDBY, mode="manual", trouble="broken")  # type: ignore[arg-type]
+    found = decide(view, POLICY)
+    assert (found.act, found.wanted) == (Act.ASK, act)

@@ -103,6 +103,7 @@ def files(**changes: str) -> dict[str, str]:
         "service.env": "EXCHANGE=http://x\n",
         "restic.password": "secret\n",
         "pilot.token": "token\n",
+        "peer.key": "00ff\n",
     }
     return {**made, **{key.replace("_", "."): text for key, text in changes.items()}}
 

@@ -19,7 +19,9 @@ from tests.unit.world import NEW, OLD, inventory_json
 def test_the_inventory_round_trips() -> None:
     document = inventory_json()
     inventory = Inventory.from_json(json.dumps(document))
-    assert inventory.to_json() == {**document, "backups": asdict(BackupPolicy())}
+    defaults = {"mode": "manual", "partition_s": 30, "service_down_s": 300, "settle_s": 900}
+    whole = {**document, "policy": {**document["policy"], **defaults}, "backups": asdict(BackupPolicy())}
+    assert inventory.to_json() == whole
     assert inventory.host(NEW).region == "sgp1" and inventory.other(NEW).name == OLD
     assert inventory.lease_store.bucket == "l" and inventory.offsite.bucket == "o"
     with pytest.raises(KeyError):

@@ -18,7 +18,7 @@ from lifeline.cloud import PowerState, RecordValue, TokenRefused
 from lifeline.errors import DataBad, LifelineError, Refused, StepFailed, Unavailable
 from lifeline.hosts import Progress, Result
 from lifeline.inventory import Loaded
-from lifeline.model import Finding, Host, Inventory, Lease, Record
+from lifeline.model import Finding, Host, Inventory, Lease, Mode, Record
 from lifeline.outside import Outside
 from lifeline.service import Service
 from runbooks.site import Site
@@ -162,6 +162,8 @@ class World:
     def fenced(self, new: str) -> bool:
         """Judged by the world itself, not by what a probe said."""
         old = self.inventory.other(new)
+        if self.hosts[old.name].role != "primary" and self.lease is not None and self.lease.over_released:
+            return True
         off = self.power.get(old.droplet_id, "absent") != "active"
         return off or self.clock.now >= self.inventory.policy.self_fence_s or self.fence_waived
 
@@ -254,8 +256,15 @@ class FakeLeases:
         if now is None or now.epoch != over.epoch:
             raise Refused("another epoch came between")
         taken = replace(now, holder=holder, epoch=now.epoch + 1, renewal=0, taken_by="operator:test", run_id=run_id)
+        taken = replace(taken, ttl_s=30.0, over_released=now.released)
         self._world.act("lease", lambda: setattr(self._world, "lease", taken))
         return taken
+
+    def set_mode(self, mode: Mode | None) -> Lease:
+        self._world.check("lease")
+        assert self._world.lease is not None
+        self._world.lease = replace(self._world.lease, mode=mode)
+        return self._world.lease
 
 
 class FakeVault:
@@ -396,6 +405,16 @@ class FakeRemote:
 
         self._world.act("stop-service", effect)
         return {"changed": True, "running": False}
+
+    def _release(self, state: HostState, epoch: int) -> dict[str, Any]:
+        assert state.role != "primary", "gave its lease back while it served"
+        now = self._world.lease
+        assert now is not None and (now.holder, now.epoch) == (self._name, epoch)
+        self._world.act("release", lambda: setattr(self._world, "lease", replace(now, ttl_s=0.0)))
+        return {"epoch": epoch, "released": True}
+
+    def _withdraw(self, state: HostState, epoch: int) -> dict[str, Any]:
+        return {"promised_s": 0.0}
 
     def _stage(self, state: HostState, epoch: int) -> dict[str, Any]:
         self._world.act("stage", lambda: None)
