@@ -123,6 +123,16 @@ def reprotect(_: Context, yes: bool = False, dry_run: bool = False) -> None:
         run(site, yes=yes, dry_run=dry_run)
 
 
+@verb(help={**TASK, "target": "a host; refused unless it is the primary"}, repeatable=["waive"])
+def dns(_: Context, target: str = "", yes: bool = False, dry_run: bool = False, waive: Any = None) -> None:
+    """Point the public name at the primary, by the lease, and prove it through name servers and resolvers."""
+    from runbooks.dns import dns as run
+    from runbooks.doors import open_site
+
+    with open_site(read_only=dry_run) as site:
+        run(site, target or None, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
+
+
 @verb(help={"full": "read every file anew, trusting neither its size nor its time", "dry_run": TASK["dry_run"]})
 def backup(_: Context, full: bool = False, dry_run: bool = False) -> None:
     """The independent copy, now: databases, configuration, state, logs; verified; by restic, in vault and host."""
@@ -305,6 +315,6 @@ lab.add_task(down)
 lab.add_task(env)
 lab.add_task(lab_status, name="status")
 
-in_an_incident = (failover, switchover, failback, reprotect, restore, validate, status, pause, resume, mode)
+in_an_incident = (failover, switchover, failback, reprotect, restore, dns, validate, status, pause, resume, mode)
 in_quiet_times = (backup, backups, verify, prune, inventory, provision, drill)
 namespace = Collection(*in_an_incident, *in_quiet_times, lab)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from infra.reader import Reader
-from lifeline.model import FENCE_RUNGS, WEEKDAYS, HomeRole
+from lifeline.model import FENCE_RUNGS, PUBLIC_RESOLVERS, WEEKDAYS, HomeRole
 
 T = TypeVar("T")
 NAMESPACE = "lifeline"
@@ -133,6 +133,7 @@ class StackConfig:
     policy: PolicyConfig
     thresholds: Thresholds
     backups: BackupsConfig
+    resolvers: tuple[str, ...]
 
     @property
     def hosts(self) -> tuple[HostConfig, HostConfig]:
@@ -179,6 +180,7 @@ def parse(raw: Mapping[str, object], stack: str, stack_file: str) -> StackConfig
         policy=_section(reader, "policy", _policy),
         thresholds=_section(reader, "thresholds", _thresholds),
         backups=_section(reader, "backups", _backups, optional=True),
+        resolvers=reader.addresses("resolvers", default=PUBLIC_RESOLVERS),
     )
     reader.finish()
     if not reader.problems:

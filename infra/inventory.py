@@ -65,6 +65,7 @@ def inventory(
             "vault_days": config.vault.retention_days,
             "offsite_days": config.offsite.retention_days,
         },
+        "dns": {"resolvers": list(config.resolvers)},
     }
 
 

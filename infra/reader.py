@@ -107,6 +107,16 @@ class Reader:
                 self.problem(key, f"has {value!r}", allowed)
         return tuple(str(value) for value in values)
 
+    def addresses(self, key: str, *, default: Sequence[str]) -> tuple[str, ...]:
+        """A list of IPv4 addresses, not empty."""
+        allowed = 'a list of IPv4 addresses such as ["1.1.1.1", "9.9.9.9"]'
+        values = self._list(key, allowed, default)
+        for value in values:
+            network = _network(value)
+            if network is None or network.prefixlen != 32:
+                self.problem(key, f"has {value!r}", allowed)
+        return tuple(str(value) for value in values)
+
     def section(self, key: str, *, optional: bool = False) -> Reader:
         """The level below `key`; empty (and a problem, unless `optional`) when it is missing or no mapping."""
         value = self._take(key, "a mapping", {} if optional else None)

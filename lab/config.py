@@ -27,6 +27,16 @@ AWS_IAM_ADDRESS = "198.18.0.21"
 AWS_REGION = "us-east-2"
 DNS_ADDRESS = "198.18.0.53"
 DNS_PORT = 53
+# DigitalOcean's, to which the registry delegates its domains.
+NAME_SERVERS = {
+    "ns1.digitalocean.com": DNS_ADDRESS,
+    "ns2.digitalocean.com": "198.18.0.54",
+    "ns3.digitalocean.com": "198.18.0.55",
+}
+REGISTRY_ADDRESS = "198.18.0.50"  # the root, and test.: who runs which domain
+# What people ask: a resolver as it should be, and one that keeps answers longer than it may.
+RESOLVER_ADDRESS = "198.18.0.57"
+BAD_RESOLVER_ADDRESS = "198.18.0.58"
 PROXY_ADDRESS = "198.18.0.80"
 PROXY_PORT = 3128
 

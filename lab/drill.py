@@ -249,7 +249,11 @@ class Drill:
             code=command.code,
             seconds=command.seconds,
             steps=len(lines),
-            failed=tuple(line["step"] for line in lines if line["verdict"] in ("FAIL", "UNKNOWN")),
+            failed=tuple(
+                line["step"]
+                for line in lines
+                if line["verdict"] in ("FAIL", "UNKNOWN") and not line["evidence"].get("advisory")
+            ),
             waived=tuple(line["step"] for line in lines if line.get("waiver")),
         )
 

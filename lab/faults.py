@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable
 
-from lab import config, network
+from lab import config, network, registry
 from lab.config import LabConfig
 from lab.machines import NspawnMachines, group_of
 from lab.processes import Group
@@ -23,7 +23,7 @@ from toolchain import image
 PLACES: dict[str, str] = {
     "api": config.API_ADDRESS,
     "aws": f"{config.AWS_S3_ADDRESS}, {config.AWS_IAM_ADDRESS}",
-    "dns": config.DNS_ADDRESS,
+    "dns": ", ".join(config.NAME_SERVERS.values()),
     "spaces": ", ".join(region.spaces for region in config.REGIONS.values()),
     "operator": f"{config.OPERATOR_ADDRESS}, {config.PROXY_ADDRESS}",
     "world": "198.18.100.2-198.18.100.254",
@@ -119,6 +119,16 @@ def aws_down() -> None:
 def dns_down() -> None:
     """Nobody answers for the domain any more."""
     service_down("dns")
+
+
+def delegate(domain: str, *servers: str) -> None:
+    """The registrar sends the world to other name servers for a domain; to nobody when none is named."""
+    registry.astray(LabConfig.load(config.state_dir() / "lab.json"), domain, servers)
+
+
+def delegate_back() -> None:
+    """End `delegate`."""
+    registry.mended(LabConfig.load(config.state_dir() / "lab.json"))
 
 
 # --- how -------------------------------------------------------------------------------------------------------------

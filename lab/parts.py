@@ -8,12 +8,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from dnslib import DNSRecord
-
-from lab import aws, config, objectstore, proxy
+from lab import aws, config, objectstore, proxy, resolvers
 from lab.config import LabConfig
 from lab.processes import Group, spawn, wait_until
-from lab.servers import Every, HttpProbe, Server, prepare, tidy
+from lab.servers import DnsProbe, Every, HttpProbe, Server, prepare, tidy
 from lifeline.errors import StepFailed
 
 READY_S = 30.0
@@ -35,7 +33,7 @@ def clouds(lab: LabConfig) -> list[Server]:
 
 def names(lab: LabConfig) -> list[Server]:
     """How the rest is found."""
-    return [dns(lab), proxy.server(proxy.spec(lab))]
+    return [dns(lab), registry(lab), *resolvers.servers(lab), proxy.server(proxy.spec(lab))]
 
 
 def servers(lab: LabConfig) -> list[Server]:
@@ -49,7 +47,17 @@ def dns(lab: LabConfig) -> Server:
         name="dns",
         argv=(sys.executable, "-m", "lab.dns", "--config", str(lab.file)),
         env={"PATH": _SYSTEM_PATH, "LC_ALL": "C.UTF-8"},
-        ready=_dns_answers,
+        ready=DnsProbe(config.DNS_ADDRESS, next(iter(config.REGIONS.values())).spaces_name),
+    )
+
+
+def registry(lab: LabConfig) -> Server:
+    """The root of all names (lab.registry)."""
+    return Server(
+        name="registry",
+        argv=(sys.executable, "-m", "lab.registry", "--config", str(lab.file)),
+        env={"PATH": _SYSTEM_PATH, "LC_ALL": "C.UTF-8"},
+        ready=DnsProbe(config.REGISTRY_ADDRESS, ".", "NS"),
     )
 
 
@@ -142,14 +150,6 @@ def _tail(log: Path, begin: int) -> str:
     with log.open(errors="replace") as file:
         file.seek(begin, os.SEEK_SET)
         return "\n".join(f"  | {line.rstrip()}" for line in file.readlines()[-_TAIL_LINES:])
-
-
-def _dns_answers() -> bool:
-    query = DNSRecord.question(next(iter(config.REGIONS.values())).spaces_name)
-    try:
-        return bool(DNSRecord.parse(query.send(config.DNS_ADDRESS, config.DNS_PORT, timeout=1)).rr)
-    except OSError:
-        return False
 
 
 def _listens(attach: Path) -> bool:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dnslib import DNSError, DNSRecord
+
 _PROBE_TIMEOUT_S = 2.0
 
 
@@ -47,6 +49,23 @@ class HttpProbe:
             return http.client.HTTPConnection(self.address, self.port, timeout=_PROBE_TIMEOUT_S)
         trusted = ssl.create_default_context(cafile=self.authority)
         return http.client.HTTPSConnection(self.address, self.port, timeout=_PROBE_TIMEOUT_S, context=trusted)
+
+
+@dataclass(frozen=True)
+class DnsProbe:
+    """Ready when a name server there has an answer to this question."""
+
+    address: str
+    name: str
+    kind: str = "A"
+    port: int = 53
+
+    def __call__(self) -> bool:
+        query = DNSRecord.question(self.name, self.kind)
+        try:
+            return bool(DNSRecord.parse(query.send(self.address, self.port, timeout=1)).rr)
+        except (OSError, DNSError):
+            return False
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ PILOT_SCOPES = (
     *("droplet:read", "droplet:update", "domain:read", "domain:update", "spaces_key:read", "spaces_key:delete"),
     *("uptime:read", "regions:read", "sizes:read", "actions:read", "image:read"),
 )
+# To whom a domain must be delegated for its records here to be anybody's.
+NAME_SERVERS = ("ns1.digitalocean.com", "ns2.digitalocean.com", "ns3.digitalocean.com")
 DEADLINE_S = 8.0
 ATTEMPT_S = 3.0
 

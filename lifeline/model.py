@@ -126,6 +126,44 @@ class Record:
         )
 
 
+# Asked whether a moved record has arrived, unless the stack names others.
+PUBLIC_RESOLVERS = ("1.1.1.1", "8.8.8.8", "9.9.9.9")
+
+
+@dataclass(frozen=True)
+class SecondName:
+    """The service's name at Route 53, which follows the lease by health checks of ``/primary``.
+
+    settles_s: how long its checkers take to agree that a host became, or stopped being, primary.
+    """
+
+    fqdn: str
+    zone: str
+    ttl: int
+    settles_s: float
+
+    @classmethod
+    def read(cls, at: At) -> SecondName:
+        return cls(
+            at.text("fqdn"), at.text("zone"), at.integer("ttl", least=1, most=86400), at.number("settles_s", least=0)
+        )
+
+
+@dataclass(frozen=True)
+class DnsRef:
+    """How the world finds the service, beside the record: through which resolvers that is proved, and a second name."""
+
+    resolvers: tuple[str, ...] = PUBLIC_RESOLVERS
+    route53: SecondName | None = None
+
+    @classmethod
+    def read(cls, at: At) -> DnsRef:
+        """Whatever the inventory leaves out has its default."""
+        return cls(
+            at.texts("resolvers", PUBLIC_RESOLVERS), SecondName.read(at.at("route53")) if at.has("route53") else None
+        )
+
+
 @dataclass(frozen=True)
 class StoreRef:
     """A bucket and how to reach it.  ``endpoint`` None: AWS's own for the region."""
@@ -279,6 +317,7 @@ class Inventory:
     targets: Targets
     policy: FailoverPolicy
     backups: BackupPolicy = BackupPolicy()
+    dns: DnsRef = DnsRef()
 
     @classmethod
     def from_json(cls, document: str | bytes | Mapping[str, Any], source: str = "inventory") -> Inventory:
@@ -306,6 +345,7 @@ class Inventory:
             targets=Targets.read(at.at("targets")),
             policy=FailoverPolicy.read(at.at("policy")),
             backups=BackupPolicy.read(at.at("backups", {})),
+            dns=DnsRef.read(at.at("dns", {})),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -325,6 +365,7 @@ class Inventory:
             "targets": asdict(self.targets),
             "policy": policy,
             "backups": asdict(self.backups),
+            "dns": {**asdict(self.dns), "resolvers": list(self.dns.resolvers)},
         }
 
     def host(self, name: str) -> Host:

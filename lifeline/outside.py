@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lifeline.model import Finding, Verdict
+from lifeline.names import Names
 from lifeline.service import Probe, Service
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ def resolve(name: str) -> list[str]:
 
 @dataclass
 class Outside:
-    """A stranger with the service's public name."""
+    """A stranger with the service's public name.  ``names``: a domain as name servers and resolvers show it."""
 
     name: str
+    names: Callable[[str], Names] = Names
     resolve: Resolve = resolve
     transport: httpx.BaseTransport | None = None
 

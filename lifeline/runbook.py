@@ -31,6 +31,8 @@ class Step:
     would: what ``do`` does, in words, for the plan.  waiver: the name under which an operator may go on although the
     claim is UNKNOWN.  hint: the next command if it fails.  peek: what a dry run looks at instead of ``until``, where
     the proof itself leaves traces (a write) or can't be had yet.  wrong: the error that it is when the claim is not so.
+    advisory: UNKNOWN is told and written down, and stops nobody: for what is in other people's hands, and nothing that
+    follows rests on.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Step:
     poll: float = POLL_S
     peek: Callable[[], Finding] | None = None
     wrong: type[LifelineError] = StepFailed
+    advisory: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,8 @@ class Runbook:
         shown = "" if finding.verdict is Verdict.PASS else f"{finding.verdict} "
         note = f", waived by {step.waiver}" if waived else ""
         self._say(f"{shown}{result.seconds:.1f} s  {finding.says}{note}".rstrip())
-        if finding.verdict is Verdict.FAIL or (finding.verdict is Verdict.UNKNOWN and not waived):
+        stops = finding.verdict is Verdict.UNKNOWN and not (waived or step.advisory)
+        if finding.verdict is Verdict.FAIL or stops:
             raise _stop(step, finding, acted.error)
         return result
 
@@ -207,6 +211,8 @@ class Runbook:
         evidence: dict[str, object] = {"acted": result.acted, **result.finding.evidence}
         if result.finding.says:
             evidence["says"] = result.finding.says
+        if result.step.advisory:
+            evidence["advisory"] = True
         waiver = result.step.waiver if result.waived else None
         journal.write(result.step.name, result.verdict, started, result.seconds, evidence, waiver)
 
@@ -251,6 +257,8 @@ def _would(step: Step, finding: Finding) -> str:
         return "nothing, it holds already"
     if finding.verdict is Verdict.SKIPPED:
         return "nothing, skipped"
+    if finding.verdict is Verdict.UNKNOWN and step.advisory:
+        return "say so, and go on"
     if finding.verdict is Verdict.UNKNOWN:
         return f"stop here{f', unless --waive {step.waiver}' if step.waiver else ''}"
     return step.would or ("wait for it" if step.do is None else "act")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import Callable
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from lifeline.cloud import DigitalOcean, ReadOnly
 from lifeline.errors import Refused
 from lifeline.hosts import Hosts
 from lifeline.model import Host, Inventory, Key, Lease, Mode
+from lifeline.names import Names
 from lifeline.outside import Outside
 from runbooks.site import Site
 
@@ -40,7 +41,7 @@ def site_of(root: Path, loaded: inventories.Loaded, *, read_only: bool = False) 
         cloud=ReadOnly(cloud) if read_only else cloud,
         leases=LeaseDoor(found, _environment("AWS"), f"operator:{getpass.getuser()}", read_only),
         vault=VaultDoor(found, _environment("SPACES"), read_only),
-        outside=Outside(found.record.fqdn),
+        outside=Outside(found.record.fqdn, partial(Names, resolvers=found.dns.resolvers)),
     )
 
 

@@ -19,8 +19,17 @@ from lifeline.model import Finding, Host, Lease, Observation
 from lifeline.runbook import Outcome, Runbook, Step, check_waivers
 from lifeline.service import Service
 from runbooks.fence import Fence, fence_of, fence_step
-from runbooks.promotion import FINALIZE_S, Promotion, outside_step, reprotect_step, serve_step, traffic_step
+from runbooks.promotion import (
+    FINALIZE_S,
+    Promotion,
+    outside_step,
+    reprotect_step,
+    resolvers_step,
+    serve_step,
+    traffic_step,
+)
 from runbooks.site import Site, confirm
+from runbooks.traffic import as_declared
 
 NAME = "failover"
 WAIVERS = (
@@ -74,6 +83,7 @@ def prepare(
     The old primary isn't asked: it is taken for dead, and a dead host answers slowly.
     """
     traffic = pool.submit(_traffic_at, site)
+    names = pool.submit(as_declared, site)
     lease, problem = _read_lease(site)
     traffic_at, token_refused = traffic.result()
     if token_refused:
@@ -101,7 +111,8 @@ def prepare(
     decision = _go_on(admission.admit(candidate, choice, site.inventory.policy, waived))
     # choose() refuses without a lease, admit() a host that can't be seen.
     assert lease is not None and observed is not None and service is not None
-    return decision, Promotion(site, decision.target, lease, service, observed)
+    site.say(f"DNS: {names.result().says}")
+    return decision, Promotion(site, decision.target, lease, service, observed, dns=names.result().evidence)
 
 
 def take_over_steps(promotion: Promotion, fenced: Step, again: str) -> list[Step]:
@@ -137,10 +148,11 @@ def take_over_steps(promotion: Promotion, fenced: Step, again: str) -> list[Step
             would="check every database's integrity and the service's invariants",
         ),
         serve_step(promotion, again=again),
-        traffic_step(promotion),
+        traffic_step(promotion.traffic, again=again),
         # The recovery time ends here.
         outside_step(promotion),
         reprotect_step(promotion),
+        resolvers_step(promotion.traffic),
     ]
 
 
@@ -162,6 +174,7 @@ def context(promotion: Promotion, decision: Decision) -> dict[str, object]:
         "lease_run_id": promotion.lease.run_id if held else promotion.run_id,
         "reason": decision.reason,
         "inventory": promotion.site.loaded.origin,
+        "dns": promotion.dns,
     }
 
 

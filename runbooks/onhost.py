@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime
 from typing import Any, NoReturn, TypeVar
@@ -19,6 +20,7 @@ from lifeline.inventory import Loaded
 from lifeline.journal import SystemClock
 from lifeline.layout import Config
 from lifeline.model import Host, Inventory, Key, Lease, Record
+from lifeline.names import Names
 from lifeline.outside import Outside
 from runbooks.doors import LeaseDoor, VaultDoor
 from runbooks.site import Site
@@ -39,9 +41,10 @@ def site_on(config: Config, watched: Lease | None = None, quiet_since: float | N
         cloud=_cloud(config),
         leases=WatchedLease(inventory, _key(own.offsite_key, me), f"pilot:{me}", watched),
         vault=VaultDoor(inventory, _key(own.vault_key, me)),
-        outside=Outside(inventory.record.fqdn),
+        outside=Outside(inventory.record.fqdn, partial(Names, resolvers=inventory.dns.resolvers)),
         clock=BootClock(),
         quiet_since=quiet_since,
+        attended=False,
     )
 
 

@@ -12,6 +12,7 @@ from lifeline.model import Copy, Evidence, Finding, Lease, Observation, Verdict
 from lifeline.runbook import Step
 from lifeline.service import Service
 from runbooks.site import Site
+from runbooks.traffic import Traffic
 
 FINALIZE_S = 1800.0
 START_S = 900.0
@@ -39,6 +40,7 @@ class Promotion:
         inventory = self.site.inventory
         self.new = inventory.host(self.target)
         self.old = inventory.other(self.target)
+        self.traffic = Traffic(self.site, self.new)
         held = self.lease.holder == self.new.name
         self.epoch = self.lease.epoch + (0 if held else 1)
         self._lease_fresh = True
@@ -115,15 +117,6 @@ class Promotion:
         return answer
 
     # Traffic
-
-    def traffic_moved(self) -> Finding:
-        value = self.site.cloud.record(self.site.inventory.record)
-        verdict = Verdict.PASS if value.address == self.new.address else Verdict.FAIL
-        seen = {"address": value.address, "ttl": value.ttl}
-        return Finding(verdict, f"it is {value.address}, TTL {value.ttl} s", seen)
-
-    def move_traffic(self) -> None:
-        self.site.cloud.set_record(self.site.inventory.record, self.new.address)
 
     def round_trips(self) -> Finding:
         return self.site.outside.round_trips(self.service)
@@ -213,17 +206,28 @@ def serve_step(promotion: Promotion, again: str) -> Step:
     )
 
 
-def traffic_step(promotion: Promotion) -> Step:
-    """The public name leads to the host that is promoted."""
-    record, new = promotion.site.inventory.record, promotion.new
+def traffic_step(traffic: Traffic, again: str) -> Step:
+    """The public name leads to that host.  ``again``: the command that resumes the runbook."""
     return Step(
-        f"{record.fqdn} points at {new.name}",
-        until=promotion.traffic_moved,
-        do=promotion.move_traffic,
+        f"{traffic.record.fqdn} points at {traffic.host.name}",
+        until=traffic.to_move,
+        do=traffic.move,
         within=20,
-        would=f"set it to {new.address}",
+        would=f"set it to {traffic.host.address}",
         waiver=admission.WAIVE_TRAFFIC,
-        hint=f"set {record.fqdn} to {new.address} by hand, then the same with --waive {admission.WAIVE_TRAFFIC}",
+        hint=traffic.by_hand(again),
+    )
+
+
+def resolvers_step(traffic: Traffic) -> Step:
+    """The world's caches have followed.  The last step: nothing that brings the service back waits for them."""
+    return Step(
+        f"resolvers lead to {traffic.host.name}",
+        until=traffic.followed,
+        within=0,
+        peek=lambda: Finding.failed("resolvers aren't asked before the record was moved: they would keep the answer"),
+        would=f"ask every name server and resolver, for {traffic.record.ttl} s or a little longer",
+        advisory=True,
     )
 
 

@@ -224,7 +224,7 @@ class Restoration:
             ),
             Step("data is verified", until=promotion.data_verified, within=0, peek=_later, hint="fab restore --at"),
             serve_step(promotion, again="fab restore"),
-            traffic_step(promotion),
+            traffic_step(promotion.traffic, again="fab restore"),
             outside_step(promotion),
             reprotect_step(promotion),
         ]

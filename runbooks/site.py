@@ -69,6 +69,8 @@ class Site:
     clock: Clock = field(default_factory=SystemClock)
     # When the last renewal of the lease was seen by whoever watched it before this run, on `clock`; None: nobody did.
     quiet_since: float | None = None
+    # Somebody waits at a keyboard for the end: what is only told may take its time.
+    attended: bool = True
     out: TextIO = field(default_factory=lambda: sys.stdout)
 
     @property

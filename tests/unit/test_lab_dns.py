@@ -9,7 +9,8 @@ import pytest
 from dnslib import RCODE, DNSRecord
 
 from lab.api.store import Record, Store
-from lab.dns import Zones, _Resolver, answer
+from lab.dns import _Resolver, answer
+from lab.zones import Zones
 
 
 def row(name: str, kind: str, data: str, ttl: int = 1800, **extra: object) -> Record:

@@ -15,12 +15,19 @@ from lifeline.model import BackupPolicy, FailoverPolicy, Inventory, Lease, Obser
 from lifeline.schema import At
 from tests.unit.world import NEW, OLD, inventory_json
 
+DNS_DEFAULT = {"resolvers": ["1.1.1.1", "8.8.8.8", "9.9.9.9"], "route53": None}
+
 
 def test_the_inventory_round_trips() -> None:
     document = inventory_json()
     inventory = Inventory.from_json(json.dumps(document))
     defaults = {"mode": "manual", "partition_s": 30, "service_down_s": 300, "settle_s": 900}
-    whole = {**document, "policy": {**document["policy"], **defaults}, "backups": asdict(BackupPolicy())}
+    whole = {
+        **document,
+        "policy": {**document["policy"], **defaults},
+        "backups": asdict(BackupPolicy()),
+        "dns": DNS_DEFAULT,
+    }
     assert inventory.to_json() == whole
     assert inventory.host(NEW).region == "sgp1" and inventory.other(NEW).name == OLD
     assert inventory.lease_store.bucket == "l" and inventory.offsite.bucket == "o"

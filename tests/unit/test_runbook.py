@@ -264,3 +264,14 @@ def test_of_two_runs_in_one_second_the_later_counts(tmp_path: Path) -> None:
     (tmp_path / f"{done}.jsonl").unlink()
     begun = unfinished(tmp_path, "failover")
     assert begun is not None and begun.run_id == killed
+
+
+def test_an_advisory_step_tells_what_is_not_known_and_the_run_goes_on(clock: FakeClock, journal: Journal) -> None:
+    told = Step("caches followed", lambda: Finding.unknown("one keeps it"), within=0, advisory=True)
+    runbook = book(clock, told, Step("the next", World(true=True).probe))
+    assert [planned.would for planned in runbook.plan()] == ["say so, and go on", "nothing, it holds already"]
+    runbook.run(journal)
+    lines = [(line["step"], line["verdict"], line["evidence"].get("advisory")) for line in journal.read()]
+    assert lines[1:] == [("caches followed", "UNKNOWN", True), ("the next", "PASS", None), (RUN_FINISHED, "PASS", None)]
+    with pytest.raises(StepFailed):  # what is known to be otherwise is no advice
+        book(clock, Step("false", World().probe, within=0, advisory=True)).run(journal)

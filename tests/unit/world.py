@@ -14,11 +14,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lifeline.cloud import PowerState, RecordValue, TokenRefused
+from lifeline.cloud import NAME_SERVERS, PowerState, RecordValue, TokenRefused
 from lifeline.errors import DataBad, LifelineError, Refused, StepFailed, Unavailable
 from lifeline.hosts import Progress, Result
 from lifeline.inventory import Loaded
 from lifeline.model import Finding, Host, Inventory, Lease, Mode, Record
+from lifeline.names import Answer, Delegation, Names
 from lifeline.outside import Outside
 from lifeline.service import Service
 from runbooks.site import Site
@@ -140,7 +141,11 @@ class World:
     )
     actions: Counter[str] = field(default_factory=Counter)
     vault: dict[str, bytes] = field(default_factory=dict)
-    down: set[str] = field(default_factory=set)  # doors that don't answer: "cloud", "lease", "vault"; and "token"
+    down: set[str] = field(default_factory=set)  # doors that don't answer: "cloud", "lease", "vault", "names"; "token"
+    ttl: int = 30  # of the record, at the provider
+    delegated: tuple[str, ...] = NAME_SERVERS
+    served: dict[str, str] = field(default_factory=dict)  # name server → address, where it isn't the record's
+    kept: dict[str, tuple[str, float]] = field(default_factory=dict)  # resolver → (address, until when by the clock)
     asked: list[str] = field(default_factory=list)  # every host that was spoken to
     bad_data: bool = False
     books: dict[str, Any] | LifelineError = field(default_factory=AGREE.copy)  # what the compare verb answers
@@ -186,7 +191,11 @@ class FakeOutside(Outside):
     """Sees what a stranger would: the record, and whether that host serves."""
 
     def __init__(self, world: World) -> None:
-        super().__init__("trade.genesis.test", resolve=lambda name: [world.address])
+        super().__init__(
+            "trade.genesis.test",
+            names=lambda domain: FakeNames(world, domain),
+            resolve=lambda name: [world.address],
+        )
         self._world = world
 
     def round_trips(self, service: Service) -> Finding:
@@ -198,6 +207,37 @@ class FakeOutside(Outside):
         return Finding.failed("nobody answers")
 
     answers = round_trips
+
+
+class FakeNames(Names):
+    """The DNS as it follows the record; what a resolver keeps it keeps."""
+
+    def __init__(self, world: World, domain: str) -> None:
+        super().__init__(domain, ("192.0.2.1", "192.0.2.2"))
+        self._world = world
+
+    def delegation(self) -> Delegation:
+        self._world.check("names")
+        return Delegation(self.domain, "test", self._world.delegated, ())
+
+    def authoritative(self, name: str) -> tuple[Answer, ...]:
+        self._world.check("names")
+        world = self._world
+        return tuple(
+            Answer(server, (world.served.get(server, world.address),), world.ttl) for server in world.delegated
+        )
+
+    def cached(self, name: str, resolvers: Iterable[str] | None = None) -> tuple[Answer, ...]:
+        return tuple(self._cached(server) for server in self.resolvers)
+
+    def _cached(self, server: str) -> Answer:
+        world = self._world
+        if server in world.down:
+            return Answer(server, problem="doesn't answer")
+        address, until = world.kept.get(server, ("", 0.0))
+        if until > world.clock.now:
+            return Answer(server, (address,), round(until - world.clock.now))
+        return Answer(server, (world.address,), world.ttl)
 
 
 class FakeCloud:
@@ -223,7 +263,7 @@ class FakeCloud:
 
     def record(self, record: Record) -> RecordValue:
         self._world.check("cloud")
-        return RecordValue(self._world.address, 30)
+        return RecordValue(self._world.address, self._world.ttl)
 
     def set_record(self, record: Record, address: str) -> None:
         self._world.check("cloud")
