@@ -108,7 +108,8 @@ def _own(name: str, apex: str, here: list[Record], servers: Sequence[str]) -> li
 def soa(apex: str, servers: Sequence[str]) -> RR:
     """How long an absence may be believed."""
     times = (1, 10800, 3600, 604800, _NEGATIVE_TTL)
-    return RR(apex, QTYPE.SOA, ttl=_NEGATIVE_TTL, rdata=SOA(next(iter(servers), apex), f"hostmaster.{apex}", times))
+    server, mailbox = next(iter(servers), apex), f"hostmaster.{apex if apex != '.' else ''}"
+    return RR(apex, QTYPE.SOA, ttl=_NEGATIVE_TTL, rdata=SOA(server, mailbox, times))
 
 
 def _to_rr(name: str, row: Record, apex: str) -> RR | None:
