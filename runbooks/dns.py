@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from lifeline import decide
+from lifeline import admission
 from lifeline.errors import BadInput, Refused, Unavailable
 from lifeline.model import Finding, Host, Lease, Verdict
 from lifeline.runbook import Outcome, Runbook, Step, check_waivers
@@ -22,7 +22,7 @@ NAME = "dns"
 WAIVE_SERVING = "serving"
 WAIVE_RESOLVERS = "resolvers"
 WAIVE_ROUTE53 = "route53"
-WAIVERS = (WAIVE_SERVING, decide.WAIVE_TRAFFIC, WAIVE_RESOLVERS, WAIVE_ROUTE53)
+WAIVERS = (WAIVE_SERVING, admission.WAIVE_TRAFFIC, WAIVE_RESOLVERS, WAIVE_ROUTE53)
 SPARE_S = 30.0
 
 
@@ -40,7 +40,7 @@ def dns(
     with ThreadPoolExecutor(max_workers=1) as pool:
         names = pool.submit(as_declared, site)
         host, lease = primary(site, target)
-        traffic = Traffic(site, host)
+        traffic = Traffic(site, host, waits=True)
         now = traffic.moved()
     site.say(f"DNS: {names.result().says}")
     runbook = Runbook(NAME, _steps(traffic, lease), lambda outcome: _summary(traffic, outcome), site.clock, site.out)
@@ -63,7 +63,7 @@ def primary(site: Site, target: str | None) -> tuple[Host, Lease]:
     except Unavailable as error:
         why = f"the lease can't be read ({error.message}): who is primary isn't known, and the record stays as it is"
         raise Unavailable(why, hint="fab status") from error
-    if lease is None or not lease.ttl_s:
+    if lease is None or lease.released:
         why = "nobody ever held the lease" if lease is None else f"{lease.holder} released the lease"
         raise Refused(
             f"{why}: there is no primary to point at", hint="fab provision" if lease is None else "fab status"

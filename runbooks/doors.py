@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property, partial
@@ -42,6 +43,7 @@ def site_of(root: Path, loaded: inventories.Loaded, *, read_only: bool = False) 
         leases=LeaseDoor(found, _environment("AWS"), f"operator:{getpass.getuser()}", read_only),
         vault=VaultDoor(found, _environment("SPACES"), read_only),
         outside=Outside(found.record.fqdn, partial(Names, resolvers=found.dns.resolvers)),
+        attended=sys.stdin is not None and sys.stdin.isatty(),
     )
 
 

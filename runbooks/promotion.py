@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lifeline import admission
@@ -34,6 +34,7 @@ class Promotion:
     run_id: str = ""
     taken_at: float | None = None  # since then the old primary has not renewed: its time to stop runs from there
     missing: str = ""
+    dns: Evidence = field(default_factory=dict)  # how the name stood before anything was touched
     _promised: float | None = None
 
     def __post_init__(self) -> None:
@@ -220,7 +221,8 @@ def traffic_step(traffic: Traffic, again: str) -> Step:
 
 
 def resolvers_step(traffic: Traffic) -> Step:
-    """The world's caches have followed.  The last step: nothing that brings the service back waits for them."""
+    """The world's caches have followed.  The last step: nothing that brings the service back waits for them.  Where
+    nobody sits at a keyboard, one look is enough: `fab dns` proves it later."""
     return Step(
         f"resolvers lead to {traffic.host.name}",
         until=traffic.followed,

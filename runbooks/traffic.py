@@ -28,6 +28,7 @@ class Traffic:
 
     site: Site
     host: Host
+    waits: bool = False  # for caches, whoever is there
     tried: bool = False
     moved_at: float | None = None
 
@@ -87,7 +88,7 @@ class Traffic:
         """Every name server and every resolver leads there; or which don't, and for how long still."""
         began = self.site.clock.monotonic() if self.moved_at is None else self.moved_at
         names = self.site.outside.names(self.record.domain)
-        patience = self.record.ttl + GRACE_S if self.site.attended else 0.0
+        patience = self.record.ttl + GRACE_S if self.site.attended or self.waits else 0.0
         seen = [
             # In this order: a resolver that asked a name server which lags would keep the old address for another TTL.
             *self._watch("name server", lambda: names.authoritative(self.record.fqdn), min(SERVERS_S, patience), began),

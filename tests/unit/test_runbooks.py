@@ -226,7 +226,7 @@ def test_books_that_differ_are_bad_data_and_are_shown_at_the_end(world: World) -
     world.books = {**AGREE, "agree": False, "differences": [difference] * 25, "more": 75}
     lines = refused(world, DataBad, "agree with the world outside: 100 differences in 7 trades; nothing").splitlines()
     shown = lines.index(f"{OLD} and the world outside differ:")
-    assert lines[shown - 1].startswith("[9/9]")
+    assert lines[shown - 1].startswith("[10/10]")
     assert lines[shown + 1] == "  position that differs: BTC: here 10, there nothing"
     assert lines[shown + 21] == "  and 80 more; the first 25 are in the journal"
     journal = max(world.process().journals.glob("*.jsonl")).read_text()

@@ -209,6 +209,8 @@ def test_nobody_at_the_keyboard_nobody_waits(world: World) -> None:
     moving.site.attended = False
     assert moving.followed().verdict is Verdict.UNKNOWN
     assert world.clock.now == 0
+    moving.waits = True  # fab dns: to see it is what was asked for
+    assert moving.followed().verdict is Verdict.PASS
 
 
 def test_a_failover_ends_well_whatever_a_cache_keeps(world: World) -> None:
