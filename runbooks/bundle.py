@@ -24,7 +24,7 @@ from typing import Any
 import lifeline
 from lifeline.errors import BadConfig
 
-FORMAT = "3"  # raise it when the way of making changes, so that old archives aren't taken for new ones
+FORMAT = "4"  # raise it when the way of making changes, so that old archives aren't taken for new ones
 PYTHON = "3.13"
 RELEASES = "/opt/lifeline/releases"
 _SKIP = {"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
@@ -180,21 +180,25 @@ def _wanted(name: str) -> bool:
 def _slim(name: str, body: bytes) -> bytes:
     """botocore's descriptions without their prose and without the services we don't ask: the agent is started in a
     hurry, and reading them is half of its start and a fifth of its memory."""
-    if not name.startswith("botocore/data/") or not name.endswith((".json", ".json.gz")):
-        return body
-    packed = name.endswith(".gz")
-    data = json.loads(gzip.decompress(body) if packed else body)
-    for partition in data.get("partitions", ()) if name.endswith("/endpoints.json") else ():
-        services = partition["services"]
-        partition["services"] = {key: services[key] for key in _BOTOCORE_SERVICES if key in services}
-    slim = json.dumps(_without_prose(data), separators=(",", ":")).encode()
-    return gzip.compress(slim, mtime=0) if packed else slim
+    if name == "botocore/data/endpoints.json":
+        known = json.loads(body)
+        for partition in known["partitions"]:
+            services = partition["services"]
+            partition["services"] = {key: services[key] for key in _BOTOCORE_SERVICES if key in services}
+        return json.dumps(known, separators=(",", ":")).encode()
+    if name.startswith("botocore/data/") and name.endswith("/service-2.json.gz"):
+        slim = json.dumps(_without_prose(json.loads(gzip.decompress(body))), separators=(",", ":"))
+        return gzip.compress(slim.encode(), mtime=0)
+    return body
 
 
 def _without_prose(data: Any) -> Any:
     if isinstance(data, dict):
-        # A "documentation" that isn't text is a member of that name.
-        return {k: _without_prose(v) for k, v in data.items() if k != "documentation" or not isinstance(v, str)}
+        # Emptied, not left out: botocore insists on some. A "documentation" that isn't text is a member of that name.
+        return {
+            key: "" if key == "documentation" and isinstance(value, str) else _without_prose(value)
+            for key, value in data.items()
+        }
     return [_without_prose(item) for item in data] if isinstance(data, list) else data
 
 

@@ -11,7 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import boto3
+import botocore
+import botocore.exceptions
+import botocore.loaders
+import botocore.session
 import pytest
+from botocore.config import Config
 
 from lifeline.errors import BadConfig, Refused, StepFailed
 from lifeline.hosts import Result
@@ -19,6 +25,8 @@ from lifeline.lease import LeaseView
 from runbooks import bundle as bundles
 from runbooks import provision
 from tests.unit.hostkit import SERVICE, inventory, lease
+
+DIRECT = Config(proxies={}, retries={"total_max_attempts": 1}, signature_version="s3v4")
 
 
 @pytest.fixture
@@ -76,7 +84,31 @@ def test_what_hosts_know_of_aws_is_what_they_need(inputs: tuple[Path, Path]) -> 
         shapes = archive.extractfile(f"{data}/s3/2006/service-2.json.gz")
         assert endpoints is not None and shapes is not None
         assert json.loads(endpoints.read()) == {"partitions": [{"services": {"s3": {"endpoints": {}}}}]}
-        assert json.loads(gzip.decompress(shapes.read())) == {"members": {"documentation": {"shape": "Text"}}}
+        assert json.loads(gzip.decompress(shapes.read())) == {
+            "documentation": "",
+            "members": {"documentation": {"shape": "Text"}},
+        }
+
+
+def test_botocore_works_with_what_is_left(tmp_path: Path) -> None:
+    """The real descriptions, every one that a host gets, and a request that reaches for the network."""
+    data = Path(botocore.__file__).parent / "data"
+    for file in [*data.glob("*.json*"), *(data / "s3").rglob("*.json*")]:
+        target = tmp_path / file.relative_to(data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(bundles._slim(f"botocore/data/{file.relative_to(data)}", file.read_bytes()))
+    loader = botocore.loaders.Loader(extra_search_paths=[str(tmp_path)], include_default_search_paths=False)
+    session = botocore.session.Session()
+    session.register_component("data_loader", loader)
+    for endpoint in ("http://127.0.0.1:9", None):
+        client = boto3.session.Session("key", "secret", botocore_session=session).client(
+            "s3", region_name="us-east-2", endpoint_url=endpoint, config=DIRECT
+        )
+        signed = client.generate_presigned_url("put_object", Params={"Bucket": "b", "Key": "k"})
+        assert signed.startswith(endpoint or "https://b.s3")
+        if endpoint:
+            with pytest.raises(botocore.exceptions.EndpointConnectionError):
+                client.put_object(Bucket="b", Key="k", Body=b"x", IfMatch="e")
 
 
 def test_root_programs_import_nothing_of_their_callers(inputs: tuple[Path, Path]) -> None:
