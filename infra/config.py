@@ -101,6 +101,22 @@ class BackupsConfig:
 
 
 @dataclass(frozen=True)
+class Route53Config:
+    """A second name at Route 53. `checker_cidrs`: where its health checks come from."""
+
+    zone: str
+    record: str
+    request_interval_s: int
+    failure_threshold: int
+    checker_cidrs: tuple[str, ...]
+
+    @property
+    def settles_s(self) -> int:
+        """How long its checkers take to change their mind."""
+        return self.request_interval_s * self.failure_threshold
+
+
+@dataclass(frozen=True)
 class Thresholds:
     """Monitor alerts fire above these, in percent."""
 
@@ -134,6 +150,7 @@ class StackConfig:
     thresholds: Thresholds
     backups: BackupsConfig
     resolvers: tuple[str, ...]
+    route53: Route53Config | None
 
     @property
     def hosts(self) -> tuple[HostConfig, HostConfig]:
@@ -181,6 +198,7 @@ def parse(raw: Mapping[str, object], stack: str, stack_file: str) -> StackConfig
         thresholds=_section(reader, "thresholds", _thresholds),
         backups=_section(reader, "backups", _backups, optional=True),
         resolvers=reader.addresses("resolvers", default=PUBLIC_RESOLVERS),
+        route53=_section(reader, "route53", _route53) if reader.has("route53") else None,
     )
     reader.finish()
     if not reader.problems:
@@ -264,6 +282,18 @@ def _backups(section: Reader) -> BackupsConfig:
     )
 
 
+def _route53(section: Reader) -> Route53Config:
+    return Route53Config(
+        zone=section.text("zone", _DOMAIN, "a domain name such as example.net, whose zone Route 53 is to serve"),
+        record=section.text(
+            "record", r"@|[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", "a name within the zone, or @", default="trade"
+        ),
+        request_interval_s=int(section.text("requestIntervalS", "10|30", "10 or 30", default="10") or 10),
+        failure_threshold=section.integer("failureThreshold", 1, 10, default=2),
+        checker_cidrs=section.cidrs("checkerCidrs"),
+    )
+
+
 def _thresholds(section: Reader) -> Thresholds:
     return Thresholds(
         disk_percent=section.integer("diskPercent", 1, 99, default=85),
@@ -284,6 +314,10 @@ def _check_together(config: StackConfig, reader: Reader) -> None:
     if config.vault.region == primary.region:
         reader.problem(
             "vault.region", f"is {config.vault.region!r}, the primary's region too", "another region than the primary's"
+        )
+    if config.route53 is not None and config.route53.zone == config.domain:
+        reader.problem(
+            "route53.zone", f"is {config.domain!r}, the domain that DigitalOcean serves", "a domain of its own"
         )
     if config.policy.lease_margin_s * 2 >= config.policy.lease_ttl_s:
         reader.problem(

@@ -10,6 +10,7 @@ import pulumi
 from infra.config import StackConfig
 from infra.front_door import FrontDoor
 from infra.offsite import Offsite
+from infra.route53 import SecondName
 from infra.service_host import ServiceHost
 from infra.sources import Endpoints
 from infra.vault import Vault
@@ -25,6 +26,7 @@ def inventory(
     offsite: Offsite,
     door: FrontDoor,
     checks: dict[str, Watched],
+    second: SecondName | None,
 ) -> dict[str, Any]:
     """Plain values and outputs; secrets stay secret leaves, so that the rest can be read without the passphrase.
 
@@ -65,8 +67,15 @@ def inventory(
             "vault_days": config.vault.retention_days,
             "offsite_days": config.offsite.retention_days,
         },
-        "dns": {"resolvers": list(config.resolvers)},
+        "dns": {"resolvers": list(config.resolvers), "route53": _second(config, second)},
     }
+
+
+def _second(config: StackConfig, second: SecondName | None) -> dict[str, Any] | None:
+    if second is None or config.route53 is None:
+        return None
+    zone, settles = config.route53.zone, config.route53.settles_s
+    return {"fqdn": second.fqdn, "zone": zone, "ttl": config.record_ttl, "settles_s": settles}
 
 
 def _host(config: StackConfig, host: ServiceHost, vault: Vault, offsite: Offsite, watched: Watched) -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Offsite(pulumi.ComponentResource):
         self._config = config
         self._at_aws = endpoint is None
         # Everything here says which provider: the region comes from the stack, not from whoever's shell this is.
-        self._provider = aws_provider(config, self._at_aws, pulumi.ResourceOptions(parent=self))
+        self.provider = aws_provider(config, self._at_aws, pulumi.ResourceOptions(parent=self))
         self.bucket = self._bucket("offsite", object_lock=True)
         self._keep(self.bucket)
         self.lease_bucket = self._bucket("lease", object_lock=False)
@@ -31,7 +31,7 @@ class Offsite(pulumi.ComponentResource):
         self.register_outputs({})
 
     def _opts(self, **more: object) -> pulumi.ResourceOptions:
-        options = pulumi.ResourceOptions(parent=self, provider=self._provider)
+        options = pulumi.ResourceOptions(parent=self, provider=self.provider)
         return pulumi.ResourceOptions.merge(options, pulumi.ResourceOptions(**more))  # type: ignore[arg-type]
 
     def _bucket(self, purpose: str, *, object_lock: bool) -> aws.s3.Bucket:

@@ -13,6 +13,7 @@ from infra.config import ConfigError, StackConfig, parse
 from infra.front_door import FrontDoor
 from infra.inventory import inventory
 from infra.offsite import Offsite
+from infra.route53 import SecondName
 from infra.service_host import ServiceHost, Shared
 from infra.sources import Endpoints, Port, endpoints, own_values, service_port, with_files
 from infra.vault import Vault
@@ -53,6 +54,7 @@ def declare(config: StackConfig, port: Port, where: Endpoints) -> dict[str, Any]
     vault = Vault(config)
     offsite = Offsite(config, where.offsite)
     door = FrontDoor(config, domain, hosts[0].droplet.ipv4_address)
+    second = SecondName(config, config.route53, hosts, offsite.provider) if config.route53 else None
     # A host is watched by ping: it must show as up while nothing runs on it yet, and its agent's port is nobody's
     # business.
     checks = {host.config.name: Watched(host.config.name, "ping", host.droplet.ipv4_address, config) for host in hosts}
@@ -66,4 +68,4 @@ def declare(config: StackConfig, port: Port, where: Endpoints) -> dict[str, Any]
         environment="Production" if config.protect else "Development",
         resources=[domain.domain_urn, vault.bucket.bucket_urn, *(host.droplet.droplet_urn for host in hosts)],
     )
-    return inventory(config, where, hosts, vault, offsite, door, checks)
+    return inventory(config, where, hosts, vault, offsite, door, checks, second)

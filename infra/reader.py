@@ -34,6 +34,11 @@ class Reader:
         """Record one: `key` is relative to this level."""
         self.problems.append(f"{self._namespace}:{self._path}{key} {what} (allowed: {allowed})")
 
+    def has(self, key: str) -> bool:
+        """Is it set at all?"""
+        self._seen.add(key)
+        return self._raw.get(key) is not None
+
     def text(self, key: str, pattern: str, allowed: str, *, default: str | None = None, secret: bool = False) -> str:
         """A string that matches `pattern` whole. A secret's value never is in the message."""
         value = self._take(key, allowed, default)

@@ -102,7 +102,7 @@ def _inbound(config: StackConfig, shared: Shared) -> list[digitalocean.FirewallI
         rule(
             protocol="tcp",
             port_range=AGENT_PORT,
-            source_addresses=list(config.operator_cidrs),
+            source_addresses=[*config.operator_cidrs, *(config.route53.checker_cidrs if config.route53 else ())],
             source_tags=[shared.tag.name],
         ),
         rule(protocol="icmp", source_addresses=ANYWHERE),

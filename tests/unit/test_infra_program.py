@@ -12,7 +12,7 @@ import pytest
 from pulumi.runtime import mocks as mocking
 from pulumi.runtime import stack as stacks
 
-from infra.config import StackConfig, parse
+from infra.config import ConfigError, StackConfig, parse
 from infra.program import declare
 from infra.sources import Endpoints, Port
 from lifeline.model import Inventory
@@ -267,3 +267,50 @@ def test_user_data_is_a_secret_that_names_the_operator(declared: Declared) -> No
         data = droplet["userData"]
         text = data["value"] if isinstance(data, dict) else data
         assert PUBLIC_KEY in text and "OPENSSH PRIVATE KEY" in text
+
+
+def test_without_a_second_name_nothing_of_route_53_is_declared(declared: Declared) -> None:
+    assert not declared.of("Zone") and not declared.of("HealthCheck")
+    assert declared.inventory["dns"]["route53"] is None
+    (agent,) = (rule for rule in declared.of("Firewall")["primary-newyork-firewall"]["inboundRules"] if agents(rule))
+    assert agent["sourceAddresses"] == ["198.51.100.7/32"]
+
+
+def agents(rule: dict[str, Any]) -> bool:
+    return bool(rule.get("portRange") == "8008")
+
+
+def test_the_second_name_follows_who_answers_on_primary() -> None:
+    second = {
+        "zone": "genesis.example",
+        "requestIntervalS": 10,
+        "failureThreshold": 3,
+        "checkerCidrs": ["192.0.2.0/26"],
+    }
+    made = run(parse(raw(route53=second), "test", "stacks/Pulumi.test.yaml"))
+    droplets = {"primary-newyork": "PRIMARY", "backup-singapore": "SECONDARY"}
+    records = made.of("Record")
+    for name, place in droplets.items():
+        check, record = made.of("HealthCheck")[f"{name}-lease-check"], records[f"{name}-second-record"]
+        assert (check["type"], check["port"], check["resourcePath"]) == ("HTTP", 8008, "/primary")
+        assert record["failoverRoutingPolicies"] == [{"type": place}]
+        assert record["records"] == [check["ipAddress"]] and record["setIdentifier"] == name
+        assert record["name"] == "trade.genesis.example"
+        (agent,) = (rule for rule in made.of("Firewall")[f"{name}-firewall"]["inboundRules"] if agents(rule))
+        assert agent["sourceAddresses"] == ["198.51.100.7/32", "192.0.2.0/26"]
+    assert made.opts("Zone")["second-zone"].protect
+    found = Inventory.from_json(made.inventory).dns.route53
+    assert found is not None
+    assert (found.fqdn, found.zone, found.ttl, found.settles_s) == ("trade.genesis.example", "genesis.example", 30, 30)
+    assert Inventory.from_json(Inventory.from_json(made.inventory).to_json()).dns.route53 == found
+
+
+def test_where_route_53s_checkers_come_from_must_be_said() -> None:
+    with pytest.raises(ConfigError, match=r"lifeline:route53\.checkerCidrs is missing"):
+        parse(raw(route53={"zone": "genesis.example"}), "test", "stacks/Pulumi.test.yaml")
+
+
+def test_the_second_name_is_not_in_the_zone_that_it_stands_in_for() -> None:
+    second = {"zone": "genesis.test", "checkerCidrs": ["192.0.2.0/26"]}
+    with pytest.raises(ConfigError, match=r"route53\.zone is 'genesis\.test', the domain that DigitalOcean serves"):
+        parse(raw(route53=second), "test", "stacks/Pulumi.test.yaml")
