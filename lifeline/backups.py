@@ -8,9 +8,8 @@ import fcntl
 import hashlib
 import json
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 from lifeline import catalogue, data, marker, proc, snapshots
 from lifeline.errors import LifelineError, Refused, StepFailed
 from lifeline.layout import Config, read_role
+from lifeline.progress import Meter, Say, during, say
 from lifeline.snapshots import Kind, Place, Repository
 from lifeline.verify import connect, rows, verify_database
 
@@ -34,12 +34,6 @@ class Vault(Protocol):
 
 
 Answer = dict[str, Any]
-Say = Callable[[str], None]
-
-
-def say(text: str) -> None:
-    """Progress, for the operator who waits: on stderr, as stdout is the answer's."""
-    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -111,7 +105,8 @@ def _require_room(config: Config) -> None:
 def _verified(config: Config, name: str, path: Path, marked: marker.Marked) -> Answer:
     """A copy is verified before it is saved: a backup of damage would be no backup."""
     invariants = [invariant for invariant in config.service.invariants if invariant.database == name]
-    finding = verify_database(path, invariants, "full", within=RESTIC_S)
+    with during(f"verifying the copy of {name}"):
+        finding = verify_database(path, invariants, "full", within=RESTIC_S)
     data.require_good(name, finding)
     return {
         **{"txid": marked.txids.get(name), "sha256": digest(path), "bytes": path.stat().st_size},
@@ -143,9 +138,8 @@ def _save_all(config: Config, staging: Path, kind: Kind, epoch: int, progress: S
     errors: list[LifelineError] = []
     paths = [staging, *(p for p in (_here(config, log) for log in config.service.logs) if p.exists())]
     for place, repository in repositories(config).items():
-        progress(f"saving to {place}")
         try:
-            saved = _save(repository, paths, config.name, kind, epoch)
+            saved = _save(repository, paths, config.name, kind, epoch, Meter(f"saving to {place}", progress))
             found[place] = {
                 "snapshot": saved.snapshot,
                 "bytes": saved.bytes_total,
@@ -163,10 +157,12 @@ def _here(config: Config, path: object) -> Path:
     return config.layout.root / str(path).lstrip("/")
 
 
-def _save(repository: Repository, paths: Sequence[Path], host: str, kind: Kind, epoch: int) -> snapshots.Saved:
+def _save(
+    repository: Repository, paths: Sequence[Path], host: str, kind: Kind, epoch: int, meter: Meter
+) -> snapshots.Saved:
     open_repository(repository)
     argv = snapshots.backup_argv(repository, paths, host=host, kind=kind, epoch=epoch)
-    return snapshots.parse_backup(restic(repository, argv, "save a backup"))
+    return snapshots.parse_backup(restic(repository, argv, "save a backup", meter=meter))
 
 
 def open_repository(repository: Repository, *, create: bool = True) -> None:
@@ -180,12 +176,19 @@ def open_repository(repository: Repository, *, create: bool = True) -> None:
         raise snapshots.failure(repository.place, "open it", done.code, done.stderr)
 
 
-def restic(repository: Repository, argv: Sequence[str], what: str, *, within: float = RESTIC_S) -> str:
-    """Run restic and return its stdout; a lock that a killed run left is removed, once."""
-    done = proc.run(argv, timeout=within, env=repository.environment)
+def restic(
+    repository: Repository, argv: Sequence[str], what: str, *, within: float = RESTIC_S, meter: Meter | None = None
+) -> str:
+    """Run restic and return its stdout; a lock that a killed run left is removed, once. `meter`: told how far it is."""
+
+    def line(text: str) -> None:
+        if meter and (far := snapshots.parse_status(text)):
+            meter(*far)
+
+    done = proc.run(argv, timeout=within, env=repository.environment, line=line)
     if not done.ok and snapshots.is_locked(done.code, done.stderr):
         proc.run(repository.argv("unlock"), timeout=OPEN_S, env=repository.environment)  # stale ones only
-        done = proc.run(argv, timeout=within, env=repository.environment)
+        done = proc.run(argv, timeout=within, env=repository.environment, line=line)
     if not done.ok:
         raise snapshots.failure(repository.place, what, done.code, done.stderr)
     return done.stdout

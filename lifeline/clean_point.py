@@ -19,6 +19,7 @@ from lifeline.errors import BadInput, DataBad, LifelineError, StepFailed
 from lifeline.layout import Config
 from lifeline.model import Verdict
 from lifeline.points import Point
+from lifeline.progress import Say, during, say
 from lifeline.restores import require_room
 from lifeline.service import Invariant
 from lifeline.sources import Copy
@@ -75,9 +76,7 @@ def bisect(count: int, judge: Judge) -> Search:
     return Search(good, bad, asked)
 
 
-def search(
-    config: Config, store: Store, epoch: int, check: str | None, progress: Callable[[str], None] = backups.say
-) -> dict[str, Any]:
+def search(config: Config, store: Store, epoch: int, check: str | None, progress: Say = say) -> dict[str, Any]:
     """Search the replica of every epoch up to `epoch`. `check`: SQL that finds no row in good data.
 
     Answers {"good": {"epoch", "txid", "at"} or null, "bad": the same, "tried", "points", "lost": {"seconds",
@@ -125,7 +124,7 @@ def _judge(
     point: Point,
     check: str | None,
     scratch: Path,
-    progress: Callable[[str], None],
+    progress: Say,
 ) -> tuple[Verdict, dict[str, int] | None]:
     """Restore and check one point, and count its rows. What can't be restored is not known; what fails a check is
     bad."""
@@ -138,7 +137,8 @@ def _judge(
         _require_runnable(copy.paths[config.service.databases[0].name], check)
     verdict = Verdict.PASS
     for name, path in copy.paths.items():
-        finding = verify_database(path, _checks(config, name, check), "full", within=CHECK_S)
+        with during(f"verifying {name}", progress):
+            finding = verify_database(path, _checks(config, name, check), "full", within=CHECK_S)
         if finding.verdict is not Verdict.PASS:
             verdict = finding.verdict
         progress(f"transaction {point.txid} of epoch {point.epoch}: {finding.verdict}, {finding.says}")

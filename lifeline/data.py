@@ -20,8 +20,9 @@ from lifeline.copies import Target, Vault, await_followers, find_end, read_follo
 from lifeline.errors import BadInput, DataBad, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, own, read_data, sync_directory, write_data
 from lifeline.model import Finding, Verdict
+from lifeline.progress import Meter, during
 from lifeline.service import Database
-from lifeline.store import Progress, Store
+from lifeline.store import Store
 from lifeline.verify import Check, connect, rows, verify_database
 
 PREVIOUS_KEPT = 2
@@ -61,7 +62,8 @@ def finalize(
                 for name, txid in target.txids.items()
             ]
             return {"changed": False, "epoch": epoch, "source_epoch": target.epoch, "databases": made}
-    applied = await_followers(config, target, within=min(within, 30.0), running=running)
+    with during("waiting for what the follower still has to apply"):
+        applied = await_followers(config, target, within=min(within, 30.0), running=running)
     stop_followers()
     made = [_bring(config, database, target, applied, begun + within) for database in config.service.databases]
     swap_all(config, DataFile(origin_epoch=target.epoch, finalized=epoch, txids=dict(target.txids), as_replicated=True))
@@ -135,17 +137,15 @@ def rebuild_point(
     output: Path,
     txid: int | None,
     within: float,
-    progress: Progress | None = None,
 ) -> rebuild.Rebuilt:
     """A database as of `txid` (None: the end), written to `output`; damaged files are gone round where others hold
     the same transactions. Raises Gap when they don't."""
-    deadline, avoid = time.monotonic() + within, frozenset[str]()
+    deadline, avoid, meter = time.monotonic() + within, frozenset[str](), Meter(f"restoring {database}")
 
     def watch(done: int, total: int) -> None:
         if time.monotonic() > deadline:
             raise StepFailed(f"{database}: {done} of {total} bytes after {within:.0f} s", hint="the same again")
-        if progress:
-            progress(done, total)
+        meter(done, total)
 
     while True:
         plan = points.plan(store, service, epoch, database, txid=txid, avoid=avoid)
@@ -226,7 +226,8 @@ def require_good(name: str, finding: Finding) -> None:
 
 def verify_copy(config: Config, database: Database, path: Path, check: Check, deadline: float) -> Finding:
     invariants = [invariant for invariant in config.service.invariants if invariant.database == database.name]
-    return verify_database(path, invariants, check, within=max(1.0, deadline - time.monotonic()))
+    with during(f"verifying {database.name}"):
+        return verify_database(path, invariants, check, within=max(1.0, deadline - time.monotonic()))
 
 
 def _take(follower: Path, staged: Path) -> None:

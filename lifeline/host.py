@@ -24,6 +24,7 @@ from lifeline.apply import apply, configure, differing, follower_programs, read_
 from lifeline.errors import BadInput, DataBad, LifelineError, Refused, StepFailed, Unproven
 from lifeline.layout import Config, Layout, load_config, read_role
 from lifeline.model import Verdict
+from lifeline.progress import during
 from lifeline.service import HOOKS
 from lifeline.supervisor import Supervisor
 from lifeline.systemd import Systemd
@@ -242,7 +243,8 @@ def _verify(layout: Layout, arguments: argparse.Namespace) -> Answer:
     config = load_config(layout)
     begun = time.monotonic()
     paths = {database.name: layout.live(database) for database in config.service.databases}
-    finding = verify.verify_service(config.service, "full" if arguments.full else "quick", paths=paths)
+    with during("verifying"):
+        finding = verify.verify_service(config.service, "full" if arguments.full else "quick", paths=paths)
     checks = [
         {"name": name, "verdict": found["verdict"], "detail": found["says"], "seconds": found.get("seconds")}
         for name, found in finding.evidence.items()
@@ -311,7 +313,7 @@ def _offsite(layout: Layout, _: argparse.Namespace) -> Answer:
         return {"skipped": f"{config.name} is {role.role}, not primary"}
     with backups.one_at_a_time(config, "mirror"):
         stores = host_stores.open_vault_store(config), host_stores.open_offsite_store(config)
-        return offsite.mirror(config, *stores, role.epoch, backups.say)
+        return offsite.mirror(config, *stores, role.epoch)
 
 
 def _prune(layout: Layout, arguments: argparse.Namespace) -> Answer:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from lifeline import errors
 from lifeline.errors import BadConfig, LifelineError, NotDone, Refused, StepFailed, Unavailable
 from lifeline.model import Host
+from lifeline.progress import heard
 
 if TYPE_CHECKING:
     import paramiko
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
+Hear = Callable[[str, str], None]
+"""Called with a host's name and a line of progress, as it comes. Must not block: the host's work would wait for it."""
 
 CONNECT_S = 3.0
 KEEPALIVE_S = 5
@@ -60,8 +63,9 @@ class Result:
     @property
     def last_words(self) -> str:
         """The last line it said, stderr first: what an operator should see of a failure."""
-        said = (self.stderr.strip() or self.stdout.strip()).decode(errors="replace")
-        return said.splitlines()[-1] if said else f"exit code {self.code}"
+        errors = [line for line in self.stderr.splitlines() if line.strip() and heard(line) is None]
+        said = errors or [line for line in self.stdout.splitlines() if line.strip()]
+        return said[-1].decode(errors="replace").strip() if said else f"exit code {self.code}"
 
 
 class Remote(Protocol):
@@ -80,8 +84,11 @@ class Remote(Protocol):
 class SshRemote:
     """A Remote over one SSH connection: opened when needed, reused (a command costs 50 ms), reopened when lost."""
 
-    def __init__(self, host: Host, key: Path | None = None, connect_timeout: float = CONNECT_S) -> None:
+    def __init__(
+        self, host: Host, key: Path | None = None, connect_timeout: float = CONNECT_S, hear: Hear | None = None
+    ) -> None:
         self._host = host
+        self._hear = hear
         self._key = key
         self._connect_timeout = connect_timeout
         self._connection: Connection | None = None
@@ -98,6 +105,27 @@ class SshRemote:
 
         With ``check``, a non-zero exit is StepFailed with the command's last words.
         """
+        result = self._run(argv, input, timeout)
+        if check and result.code != 0:
+            raise StepFailed(f"{self._host.name}: {argv[0]} failed: {result.last_words}")
+        return result
+
+    def verb(self, verb: str, *args: str, timeout: float = 60.0) -> dict[str, Any]:
+        """``lifeline-host VERB …`` as root: its JSON answer, or the LifelineError that its exit code stands for.
+
+        What it says of its progress is told while it works.
+        """
+        result = self._run(["sudo", "-n", HOST_TOOL, verb, *args], None, timeout, self._told)
+        return read_answer(self._host.name, verb, result)
+
+    def _told(self, line: bytes) -> None:
+        if self._hear and (text := heard(line)):
+            self._hear(self._host.name, text)
+
+    def _run(
+        self, argv: Sequence[str], input: bytes | None, timeout: float, line: Callable[[bytes], None] | None = None
+    ) -> Result:
+        """``line``: gets each line of stderr as it comes."""
         import paramiko
 
         deadline = time.monotonic() + timeout
@@ -106,20 +134,12 @@ class SshRemote:
             channel = transport.open_session(timeout=min(timeout, 10.0))
             with contextlib.closing(channel):
                 channel.exec_command(shlex.join(argv))
-                result = _converse(channel, tuple(argv), input, deadline)
+                return _converse(channel, tuple(argv), input, deadline, line)
         except TimeoutError as error:
             raise Unavailable(f"{self._host.name} did not finish {argv[0]} within {timeout:g} s") from error
         except (paramiko.SSHException, EOFError, OSError) as error:
             self.close()
             raise Unavailable(f"lost the connection to {self._host.name} during {argv[0]}: {_why(error)}") from error
-        if check and result.code != 0:
-            raise StepFailed(f"{self._host.name}: {argv[0]} failed: {result.last_words}")
-        return result
-
-    def verb(self, verb: str, *args: str, timeout: float = 60.0) -> dict[str, Any]:
-        """``lifeline-host VERB …`` as root: its JSON answer, or the LifelineError that its exit code stands for."""
-        result = self.run(["sudo", "-n", HOST_TOOL, verb, *args], timeout=timeout, check=False)
-        return read_answer(self._host.name, verb, result)
 
     def put(self, local: Path, remote: str, progress: Progress | None = None) -> None:
         """Copy a file to the host: to a name beside it, then renamed, so that no reader ever sees half of it."""
@@ -165,9 +185,9 @@ class SshRemote:
 class Hosts:
     """The hosts of an inventory by name, each with one connection.  Close it, or use it as a context."""
 
-    def __init__(self, hosts: Iterable[Host], key: Path | None = None) -> None:
+    def __init__(self, hosts: Iterable[Host], key: Path | None = None, hear: Hear | None = None) -> None:
         key = key or ssh_key()
-        self._remotes = {host.name: SshRemote(host, key) for host in hosts}
+        self._remotes = {host.name: SshRemote(host, key, hear=hear) for host in hosts}
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="hosts")
 
     def __getitem__(self, name: str) -> Remote:
@@ -298,11 +318,17 @@ def _connect(host: Host, key: Path | None, timeout: float) -> Connection:
     return connection
 
 
-def _converse(channel: paramiko.Channel, argv: tuple[str, ...], input: bytes | None, deadline: float) -> Result:
+def _converse(
+    channel: paramiko.Channel,
+    argv: tuple[str, ...],
+    input: bytes | None,
+    deadline: float,
+    line: Callable[[bytes], None] | None = None,
+) -> Result:
     """Feed stdin, drain stdout and stderr side by side (neither may fill up and block the other), wait for the end."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         feeding = pool.submit(_feed, channel, input)
-        errors_read = pool.submit(_drain, channel, channel.recv_stderr, deadline)
+        errors_read = pool.submit(_drain, channel, channel.recv_stderr, deadline, line)
         try:
             out = _drain(channel, channel.recv, deadline)
             err = errors_read.result()
@@ -324,8 +350,14 @@ def _feed(channel: paramiko.Channel, input: bytes | None) -> None:
     channel.shutdown_write()
 
 
-def _drain(channel: paramiko.Channel, receive: Callable[[int], bytes], deadline: float) -> bytes:
+def _drain(
+    channel: paramiko.Channel,
+    receive: Callable[[int], bytes],
+    deadline: float,
+    line: Callable[[bytes], None] | None = None,
+) -> bytes:
     chunks: list[bytes] = []
+    begun = b""  # a line whose end hasn't come yet
     while True:
         # The timeout is the channel's; every reader of it shares the one deadline.
         channel.settimeout(max(0.01, deadline - time.monotonic()))
@@ -333,6 +365,10 @@ def _drain(channel: paramiko.Channel, receive: Callable[[int], bytes], deadline:
         if not chunk:
             return b"".join(chunks)
         chunks.append(chunk)
+        if line:
+            *whole, begun = (begun + chunk).split(b"\n")
+            for one in whole:
+                line(one)
 
 
 def _why(error: BaseException) -> str:

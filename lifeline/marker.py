@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ import apsw
 from lifeline.barrier import ControlSocket
 from lifeline.errors import LifelineError, StepFailed
 from lifeline.layout import Config
+from lifeline.progress import Meter, Say
 from lifeline.service import Database
 from lifeline.verify import connect
 
@@ -44,7 +45,7 @@ class Marked:
     copies: Mapping[str, Path] = field(default_factory=dict)
 
 
-def mark(config: Config, staging: Path, progress: Callable[[str], None] = lambda _: None) -> Marked:
+def mark(config: Config, staging: Path, progress: Say = lambda _: None) -> Marked:
     """Copy every database to `staging/<name>.db`, and configuration and state below `staging/files`, as of one moment.
 
     Logs grow all the time and are only noted, with what they hold then. Raises StepFailed when a database stays
@@ -146,12 +147,12 @@ class _Copy:
             self._cancelled.set()
             raise StepFailed(f"the copy of {self.name} did not begin within {HOLD_S:.0f} s", hint="fab backup")
 
-    def finish(self, progress: Callable[[str], None]) -> None:
-        size = self.source.stat().st_size
+    def finish(self, progress: Say) -> None:
+        size, meter = self.source.stat().st_size, Meter(f"copying {self.name}", progress)
         while self._thread.is_alive():
             self._thread.join(1.0)
             if self._thread.is_alive() and self.target.exists():
-                progress(f"copying {self.name}: {min(99, 100 * self.target.stat().st_size // max(1, size))} %")
+                meter(min(self.target.stat().st_size, size), size)
         if self._error is not None:
             if isinstance(self._error, apsw.FullError):
                 raise StepFailed(f"no space left for a copy of {self.name}", hint="df -h /var/lib on that host")

@@ -10,14 +10,15 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from lifeline import catalogue, points, replica, snapshots
 from lifeline.errors import LifelineError
 from lifeline.layout import Config, read_json, write_file
+from lifeline.progress import Meter
 from lifeline.store import Info, Missing, Store, find
 
 # Finer files are for the first day, and the vault: a chain of these ends half a minute ago, and locks less.
@@ -26,7 +27,6 @@ IN_MEMORY = 8 << 20
 # In this order what is there is whole at any moment: a snapshot comes after everything it needs.
 RESTIC = ("keys/", "config", "data/", "index/", "snapshots/")
 NOTES = ("inventory/", "bundle/current.json")  # keys that are written again
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -35,19 +35,24 @@ class Tally:
 
     objects: int = 0
     bytes: int = 0
+    meter: Meter = field(default_factory=lambda: Meter("copied off-site"))
+
+    def add(self, size: int) -> None:
+        self.objects, self.bytes = self.objects + 1, self.bytes + size
+        self.meter(self.bytes, 0)
 
 
-def mirror(config: Config, vault: Store, offsite: Store, epoch: int, progress: Say = lambda _: None) -> dict[str, Any]:
+def mirror(config: Config, vault: Store, offsite: Store, epoch: int) -> dict[str, Any]:
     """Copy what the off-site vault lacks; returns (and notes in both) what it holds.
 
     Interrupted anywhere, what is there restores, and the next pass goes on. Raises Unavailable.
     """
     begun, tally, service = time.monotonic(), Tally(), config.service.name
-    _copy_repository(vault, offsite, service, tally, progress)
+    _copy_repository(vault, offsite, service, tally)
     for number in points.epochs(vault, service, epoch):
-        _copy_epoch(config, vault, offsite, number, tally, progress)
+        _copy_epoch(config, vault, offsite, number, tally)
     for prefix in (catalogue.root(service), "bundle/", "journal/", "inventory/"):
-        _copy_missing(vault, offsite, prefix, tally, progress)
+        _copy_missing(vault, offsite, prefix, tally)
     report = {
         **{"version": 1, "at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")},
         **{"seconds": round(time.monotonic() - begun, 3), "objects": tally.objects, "bytes": tally.bytes},
@@ -60,7 +65,7 @@ def mirror(config: Config, vault: Store, offsite: Store, epoch: int, progress: S
     return report
 
 
-def _copy_missing(vault: Store, offsite: Store, prefix: str, tally: Tally, progress: Say) -> None:
+def _copy_missing(vault: Store, offsite: Store, prefix: str, tally: Tally) -> None:
     """Everything below a prefix whose name or size isn't there yet."""
     there = {info.key: info.size for info in offsite.list(prefix)}
     for info in vault.list(prefix):
@@ -69,10 +74,10 @@ def _copy_missing(vault: Store, offsite: Store, prefix: str, tally: Tally, progr
             continue
         if note and _same(vault, offsite, info):
             continue
-        _copy(vault, offsite, info, tally, progress)
+        _copy(vault, offsite, info, tally)
 
 
-def _copy_repository(vault: Store, offsite: Store, service: str, tally: Tally, progress: Say) -> None:
+def _copy_repository(vault: Store, offsite: Store, service: str, tally: Tally) -> None:
     """restic's files. Listed in the opposite order: what a listed snapshot needs was written before it, so it is listed
     too, while a backup is running. What was pruned meanwhile ends this part: the next pass begins it anew."""
     prefix = snapshots.prefix(service)
@@ -80,7 +85,7 @@ def _copy_repository(vault: Store, offsite: Store, service: str, tally: Tally, p
     for part in RESTIC:
         there = {info.key: info.size for info in offsite.list(f"{prefix}{part}")}
         for info in listed[part]:
-            if there.get(info.key) != info.size and not _copy(vault, offsite, info, tally, progress):
+            if there.get(info.key) != info.size and not _copy(vault, offsite, info, tally):
                 return
 
 
@@ -89,17 +94,17 @@ def _same(vault: Store, offsite: Store, info: Info) -> bool:
     return here is not None and there is not None and here.body == there.body
 
 
-def _copy_epoch(config: Config, vault: Store, offsite: Store, epoch: int, tally: Tally, progress: Say) -> None:
+def _copy_epoch(config: Config, vault: Store, offsite: Store, epoch: int, tally: Tally) -> None:
     """One epoch's replica: who wrote it, then each database's files, level by level, those behind the last one done."""
     service = config.service.name
-    _copy_missing(vault, offsite, f"{replica.epoch_prefix(service, epoch)}owner.json", tally, progress)
+    _copy_missing(vault, offsite, f"{replica.epoch_prefix(service, epoch)}owner.json", tally)
     done = _Done(config, offsite)
     for database in config.service.databases:
         prefix = replica.replica_prefix(service, epoch, database.name)
         for level in (points.SNAPSHOTS, *(level for level in points.LEVELS if level >= FROM_LEVEL)):
             folder = f"{prefix}/{level:04x}/"
             for info in vault.list(folder, after=done.last(folder)):
-                _copy(vault, offsite, info, tally, progress)
+                _copy(vault, offsite, info, tally)
                 done.note(folder, info.key)
     done.save()
 
@@ -125,18 +130,16 @@ class _Done:
         write_file(self._path, json.dumps({"where": self._offsite.where, "last": self._last}))
 
 
-def _copy(vault: Store, offsite: Store, info: Info, tally: Tally, progress: Say) -> bool:
+def _copy(vault: Store, offsite: Store, info: Info, tally: Tally) -> bool:
     """False when it is gone from the vault."""
     try:
         if info.size <= IN_MEMORY:
             offsite.put(info.key, vault.get(info.key).body)
         else:
-            progress(f"off-site: {info.key}, {info.size >> 20} MB")
             offsite.upload(io.BufferedReader(_Object(vault, info), points.PART), info.key, size=info.size)
     except Missing:
         return False  # retention was faster
-    tally.objects += 1
-    tally.bytes += info.size
+    tally.add(info.size)
     return True
 
 

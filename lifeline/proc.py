@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -53,10 +53,19 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**env, **_SET, **(extra or {})}
 
 
-def run(argv: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None, stdin: str | None = None) -> Done:
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    line: Callable[[str], None] | None = None,
+) -> Done:
     """Run to the end or to the deadline (seconds). A non-zero exit is a result, not an exception; a missing program
-    or a deadline is one."""
+    or a deadline is one. `line`: gets each line of stdout as it comes (and there is no stdin then)."""
     try:
+        if line:
+            return _run_by_line(argv, timeout, env, line)
         done = subprocess.run(
             list(argv),
             input=stdin,
@@ -71,6 +80,41 @@ def run(argv: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = 
     except subprocess.TimeoutExpired:
         raise StepFailed(f"{argv[0]} ran longer than {timeout:.0f} s and was stopped") from None
     return Done(tuple(argv), done.returncode, done.stdout, done.stderr)
+
+
+def _run_by_line(
+    argv: Sequence[str], timeout: float, env: Mapping[str, str] | None, line: Callable[[str], None]
+) -> Done:
+    said: list[str] = []
+    late = threading.Event()
+    with (
+        tempfile.TemporaryFile() as err,  # a file never fills up
+        subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=err, env=child_environment(env)
+        ) as process,
+    ):
+
+        def stop() -> None:
+            late.set()
+            process.kill()
+
+        alarm = threading.Timer(timeout, stop)
+        alarm.start()
+        try:
+            assert process.stdout is not None
+            for raw in process.stdout:
+                said.append(raw.decode(errors="replace"))
+                line(said[-1])
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            alarm.cancel()
+        if late.is_set():
+            raise subprocess.TimeoutExpired(list(argv), timeout)
+        err.seek(0)
+        return Done(tuple(argv), code, "".join(said), err.read().decode(errors="replace"))
 
 
 def check(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from lifeline import backups, catalogue, points, proc, snapshots, sources
 from lifeline.errors import DataBad, LifelineError, Unproven
 from lifeline.layout import Config
 from lifeline.model import Finding, Verdict
+from lifeline.progress import Meter, Say, during, say
 from lifeline.sentinel import TABLE
 from lifeline.sources import Copy
 from lifeline.store import Store
@@ -29,7 +31,6 @@ RECENT = timedelta(hours=24)
 CHECK_S = 3600.0
 ROOM_FACTOR, ROOM_EXTRA = 2.2, 64 << 20
 CHECK_PERCENT = 10
-Say = Callable[[str], None]
 
 
 class Vault(Protocol):
@@ -58,7 +59,7 @@ def prove(
     weekly: bool = False,
     kind: str = "by hand",
     draw: random.Random | None = None,
-    progress: Say = backups.say,
+    progress: Say = say,
 ) -> Answer:
     """Restore the newest point, a random one of the last day, and the newest backup; with `weekly` read the whole
     chain and a part of the repository too. The result is in the catalogue, whatever it is, and in the answer."""
@@ -208,7 +209,8 @@ def _verify(config: Config, copy: Copy) -> Finding:
     findings = {}
     for name, path in copy.paths.items():
         invariants = [invariant for invariant in config.service.invariants if invariant.database == name]
-        findings[name] = verify_database(path, invariants, "full", within=CHECK_S)
+        with during(f"verifying {name}"):
+            findings[name] = verify_database(path, invariants, "full", within=CHECK_S)
     return worst(findings)
 
 
@@ -261,10 +263,11 @@ def _checks(config: Config, proof: Proof, weekly: bool, progress: Say) -> list[A
         return []
     found = []
     for database in config.service.databases:
-        progress(f"walking the chain of {database.name}")
-        found.append(_check(f"chain of {database.name}", lambda name=database.name: _walk(config, proof, name)))  # type: ignore[misc]
-    progress("restic check")
-    found.append(_check("restic check", lambda: _restic_check(proof.repositories["vault"])))
+        meter = Meter(f"reading the chain of {database.name}", progress)
+        walk = partial(_walk, config, proof, database.name, meter)
+        found.append(_check(f"chain of {database.name}", walk))
+    with during("restic check", progress):
+        found.append(_check("restic check", lambda: _restic_check(proof.repositories["vault"])))
     return found
 
 
@@ -279,9 +282,9 @@ def _check(name: str, run: Callable[[], str]) -> Answer:
     return {"name": name, "verdict": verdict, "says": says, "seconds": round(time.monotonic() - begun, 3)}
 
 
-def _walk(config: Config, proof: Proof, database: str) -> str:
+def _walk(config: Config, proof: Proof, database: str, meter: Meter) -> str:
     epoch = sources.newest_epoch(config, proof.store, proof.epoch)
-    walked = points.walk(proof.store, config.service.name, epoch, database, deep=True)
+    walked = points.walk(proof.store, config.service.name, epoch, database, deep=True, progress=meter)
     if walked.damaged:
         raise DataBad(f"{len(walked.damaged)} damaged: {walked.damaged[0][0]}: {walked.damaged[0][1]}")
     if walked.holes:

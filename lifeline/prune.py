@@ -11,6 +11,7 @@ from typing import Any
 from lifeline import backups, catalogue, continuation, ltx, points, replica, retention, snapshots
 from lifeline.errors import LifelineError
 from lifeline.layout import Config
+from lifeline.progress import during
 from lifeline.store import Store, find
 
 Answer = dict[str, Any]
@@ -109,7 +110,8 @@ def _forget(
     known = frozenset(one.id for one in listed if one.id.startswith(tuple(proved)))
     gone = [snapshot.id for snapshot in retention.expired_snapshots(listed, known, keep, now)]
     if gone and not dry_run:
-        backups.restic(repository, snapshots.forget_argv(repository, gone), "forget snapshots")
+        with during(f"letting go of {len(gone)} snapshots ({repository.place})"):
+            backups.restic(repository, snapshots.forget_argv(repository, gone), "forget snapshots")
     return gone
 
 

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 from lifeline import backups, data, extract, points, snapshots, sources
 from lifeline.errors import BadInput, LifelineError, Refused, StepFailed, Unavailable
 from lifeline.layout import Config, DataFile, read_json, write_file
+from lifeline.progress import say
 from lifeline.service import Database
 from lifeline.snapshots import Repository
 from lifeline.sources import Copy, Source
@@ -236,7 +237,7 @@ def _first_good(config: Config, doors: Doors, want: Want, output_of: Output, old
     tried: list[Answer] = []
     errors: list[LifelineError] = []
     for source, name, find in _candidates(config, doors, want, output_of, tried):
-        backups.say(f"restoring from {name}")
+        say(f"restoring from {name}")
         try:
             copy = find()
             findings = {
@@ -248,6 +249,7 @@ def _first_good(config: Config, doors: Doors, want: Want, output_of: Output, old
             raise
         except LifelineError as error:
             errors.append(error)
+            say(f"not from {name}: {error.message}")
             tried.append({"source": source, "from": name, "why": error.message, "reach": getattr(error, "reach", None)})
             continue
         if tried and not older:

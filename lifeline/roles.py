@@ -24,6 +24,7 @@ from lifeline.deadman import disarm
 from lifeline.errors import Refused, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, read_data, read_role, write_data, write_file, write_role
 from lifeline.model import Lease
+from lifeline.progress import during
 from lifeline.supervisor import Supervisor
 
 POLL_S = 0.05
@@ -140,7 +141,8 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
     _await_service(config, supervisor, healthy=not config.service.hooks.reconcile)
     hooks.run(config, "reconcile", within=service.start_within_s)
     _await_service(config, supervisor)
-    _await_replication(config)
+    with during(f"bringing everything into the vault under epoch {epoch}"):
+        _await_replication(config)
     _tidy(config, epoch)
     return _primary_answer(epoch, changed=True)
 
@@ -168,7 +170,8 @@ def stop_service(config: Config, supervisor: Supervisor, *, flush: bool = True) 
     states = supervisor.states()
     was_running = [name for name in ("litestream", service.name) if name in states and states[name].running]
     supervisor.stop_all([service.name], within=service.stop_within_s + 10)
-    txids, reason = _flush(config) if flush and "litestream" in was_running else ({}, None)
+    with during("bringing the last transactions into the vault"):
+        txids, reason = _flush(config) if flush and "litestream" in was_running else ({}, None)
     supervisor.stop_all(["litestream"], within=40)
     if role.role == "primary":
         write_role(layout, "none", role.epoch)

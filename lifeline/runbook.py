@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TextIO
+from typing import Protocol
 
 from lifeline.errors import BadInput, LifelineError, NotDone, StepFailed, Unavailable, Unproven
 from lifeline.journal import RUN_FINISHED, RUN_STARTED, Clock, Journal, SystemClock
@@ -20,6 +20,14 @@ from lifeline.model import Evidence, Finding, Verdict
 POLL_S = 0.2
 UNKNOWN_S = 60.0
 _NOW = {Verdict.PASS: "so", Verdict.FAIL: "not so", Verdict.UNKNOWN: "not known", Verdict.SKIPPED: "skipped"}
+
+
+class Out(Protocol):
+    """What a runbook prints on."""
+
+    def write(self, text: str, /) -> object: ...
+    def flush(self) -> object: ...
+    def isatty(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class Runbook:
     steps: Sequence[Step]
     summary: Callable[[Outcome], str] | None = None
     clock: Clock = field(default_factory=SystemClock)
-    out: TextIO = field(default_factory=lambda: sys.stdout)
+    out: Out = field(default_factory=lambda: sys.stdout)
     survey: bool = False
 
     def run(

@@ -16,6 +16,7 @@ from typing import Any
 from lifeline import backups, proc, replica
 from lifeline.errors import BadInput, StepFailed
 from lifeline.layout import Config
+from lifeline.progress import during
 from lifeline.service import Database
 from lifeline.verify import connect, rows, verify_database
 
@@ -55,9 +56,11 @@ def _one(config: Config, database: Database, folder: Path, expected: Mapping[str
     begun, live, output = time.monotonic(), config.layout.live(database), folder / f"{database.name}.db"
     if not live.exists():
         raise BadInput(f"{live} isn't there: nothing to salvage", hint="fab restore")
-    recover(live, output)
+    with during(f"recovering what can be had of {database.name}"):
+        recover(live, output)
     invariants = [invariant for invariant in config.service.invariants if invariant.database == database.name]
-    finding = verify_database(output, invariants, "full", within=RECOVER_S)
+    with during(f"verifying {database.name}"):
+        finding = verify_database(output, invariants, "full", within=RECOVER_S)
     counts = backups.count_rows(output)
     lost = sum(counts.pop(name) for name in list(counts) if name.startswith(LOST_AND_FOUND))
     names = sorted({*counts, *(expected or {})})

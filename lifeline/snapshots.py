@@ -20,6 +20,7 @@ from lifeline.replica import Destination
 Kind = Literal["full", "incremental"]
 Place = Literal["vault", "local", "offsite"]
 PLACES: tuple[Place, ...] = ("vault", "local", "offsite")
+STATUS = {"RESTIC_PROGRESS_FPS": "0.5"}  # how often it says how far it is
 STUCK_S = 30  # restic's own patience with a store that accepts a connection and says nothing
 
 
@@ -47,6 +48,7 @@ def in_bucket(place: Place, service: str, destination: Destination, password: Pa
         "RESTIC_REPOSITORY": f"s3:{destination.endpoint.rstrip('/')}/{destination.bucket}/snapshots/{service}",
         "RESTIC_PASSWORD_FILE": str(password),
         "RESTIC_CACHE_DIR": str(cache),
+        **STATUS,
         "AWS_ACCESS_KEY_ID": destination.access_key,
         "AWS_SECRET_ACCESS_KEY": destination.secret_key,
         "AWS_DEFAULT_REGION": destination.region,
@@ -58,7 +60,10 @@ def on_host(path: Path, password: Path, cache: Path) -> Repository:
     """The repository on the host's own disk."""
     return Repository(
         "local",
-        {"RESTIC_REPOSITORY": str(path), "RESTIC_PASSWORD_FILE": str(password), "RESTIC_CACHE_DIR": str(cache)},
+        {
+            **{"RESTIC_REPOSITORY": str(path), "RESTIC_PASSWORD_FILE": str(password), "RESTIC_CACHE_DIR": str(cache)},
+            **STATUS,
+        },
     )
 
 
@@ -72,7 +77,7 @@ def backup_argv(repository: Repository, paths: Sequence[Path], *, host: str, kin
 def restore_argv(repository: Repository, snapshot: str, target: Path, include: Sequence[str] = ()) -> list[str]:
     """Restore a snapshot below `target`, checked while it is written; only the paths in `include` if there are any."""
     only = [word for path in include for word in ("--include", path)]
-    return repository.argv("restore", snapshot, "--target", str(target), "--verify", *only)
+    return repository.argv("restore", "--json", snapshot, "--target", str(target), "--verify", *only)
 
 
 def list_argv(repository: Repository) -> list[str]:
@@ -115,6 +120,17 @@ def parse_backup(stdout: str) -> Saved:
                 int(data["data_added"]),
             )
     raise StepFailed("restic did not say which snapshot it made")
+
+
+def parse_status(line: str) -> tuple[int, int] | None:
+    """(bytes done, bytes in all) of a line of `--json`; None for any other."""
+    try:
+        data = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(data, dict) or data.get("message_type") != "status":
+        return None
+    return int(data.get("bytes_done") or data.get("bytes_restored") or 0), int(data.get("total_bytes") or 0)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import Literal
 from lifeline import backups, data, points, snapshots
 from lifeline.errors import DataBad, StepFailed, Unproven
 from lifeline.layout import Config
+from lifeline.progress import Meter
 from lifeline.service import Database
 from lifeline.snapshots import Repository
-from lifeline.store import Progress, Store
+from lifeline.store import Store
 
 Source = Literal["vault", "offsite", "snapshot", "local"]
 SOURCES: tuple[Source, ...] = ("vault", "offsite", "snapshot", "local")
@@ -49,7 +50,6 @@ def from_replica(
     output_of: Callable[[Database], Path],
     *,
     at: str | None = None,
-    progress: Progress | None = None,
 ) -> Copy:
     """Every database as of its transaction (None: the end) from `epoch`'s replica, each to where `output_of` says.
     Raises Gap, DataBad, Unavailable."""
@@ -60,7 +60,7 @@ def from_replica(
         output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         output.unlink(missing_ok=True)
         made = data.rebuild_point(
-            store, config.service.name, epoch, database.name, output, txids.get(database.name), RESTORE_S, progress
+            store, config.service.name, epoch, database.name, output, txids.get(database.name), RESTORE_S
         )
         data.set_wal(output)
         paths[database.name], found[database.name], size = output, made.txid, size + made.bytes
@@ -148,7 +148,8 @@ def unpack(config: Config, repository: Repository, snapshot: str, folder: Path) 
     folder.mkdir(parents=True, mode=0o700)
     staging = str(config.layout.state / "backup")
     argv = snapshots.restore_argv(repository, snapshot, folder, [staging])
-    backups.restic(repository, argv, f"restore snapshot {snapshot[:8]}", within=RESTORE_S)
+    meter = Meter(f"unpacking snapshot {snapshot[:8]}")
+    backups.restic(repository, argv, f"restore snapshot {snapshot[:8]}", within=RESTORE_S, meter=meter)
     saved = folder / staging.lstrip("/")
     if not saved.is_dir():
         raise StepFailed(f"snapshot {snapshot[:8]} holds nothing of Lifeline's", hint="fab backups")

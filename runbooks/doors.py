@@ -17,6 +17,7 @@ from lifeline.hosts import Hosts
 from lifeline.model import Host, Inventory, Key, Lease, Mode
 from lifeline.names import Names
 from lifeline.outside import Outside
+from runbooks.screen import Screen
 from runbooks.site import Site
 
 if TYPE_CHECKING:
@@ -35,15 +36,17 @@ def site_of(root: Path, loaded: inventories.Loaded, *, read_only: bool = False) 
     """A site over an inventory that was loaded already."""
     found = loaded.inventory
     cloud = DigitalOcean.from_environment(found.cloud_api)
+    screen = Screen(sys.stdout, sys.stderr, found.secrets())
     return Site(
         root=root,
         loaded=loaded,
-        hosts=Hosts(found.hosts),
+        hosts=Hosts(found.hosts, hear=screen.hear),
         cloud=ReadOnly(cloud) if read_only else cloud,
         leases=LeaseDoor(found, _environment("AWS"), f"operator:{getpass.getuser()}", read_only),
         vault=VaultDoor(found, _environment("SPACES"), read_only),
         outside=Outside(found.record.fqdn, partial(Names, resolvers=found.dns.resolvers)),
         attended=sys.stdin is not None and sys.stdin.isatty(),
+        out=screen,
     )
 
 

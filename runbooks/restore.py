@@ -156,6 +156,7 @@ class Restoration:
         self.want = want
         self.older = older
         self.kept: list[str] = []
+        self.came = "swapped"
 
     @property
     def _arguments(self) -> list[str]:
@@ -239,7 +240,6 @@ class Restoration:
         if self.in_place():
             return Finding.passed("in place already")
         answer = self.site.hosts[self.host].verb("restore", *self._arguments, "--stage", timeout=STAGE_S)
-        self._tell(answer)
         return Finding.passed(_from(answer), databases=answer["databases"], tried=answer.get("tried"))
 
     def stopped(self) -> Finding:
@@ -258,12 +258,12 @@ class Restoration:
     def swapped(self) -> Finding:
         self.promotion.observed = self.site.observe(self.host)
         if self.in_place():
-            return Finding.passed("swapped; the old ones are kept", kept=self.kept)
+            return Finding.passed(f"{self.came}; the old ones are kept", kept=self.kept)
         return Finding.failed("the live databases are those of before")
 
     def swap(self) -> None:
         answer = self.site.hosts[self.host].verb("restore", *self._arguments, timeout=STAGE_S)
-        self._tell(answer)
+        self.came = _from(answer)
         self.kept = [str(item["kept"]) for item in answer["databases"] if item.get("kept")]
 
     def leased(self) -> Finding:
@@ -273,10 +273,6 @@ class Restoration:
         self.promotion.lease = lease
         says = f"{lease.holder} holds epoch {lease.epoch}"
         return Finding.passed(says) if lease.epoch == self.promotion.epoch else Finding.failed(says)
-
-    def _tell(self, answer: Mapping[str, Any]) -> None:
-        for one in answer.get("tried") or ():
-            self.site.say(f"      not from {one['from']}: {one['why']}")
 
     def outline(self) -> str:
         """What it would take, as the host sees it."""
@@ -317,7 +313,8 @@ def _later() -> Finding:
 
 def _from(answer: Mapping[str, Any]) -> str:
     epoch = f", epoch {answer['source_epoch']}" if answer.get("source_epoch") else ""
-    return f"from {answer.get('source', 'the replica')}{epoch}"
+    failed = "".join(f"; not from {one['from']}: {one['why']}" for one in answer.get("tried") or ())
+    return f"from {answer.get('source', 'the replica')}{epoch}{failed}"
 
 
 def _source(lease: Lease, want: Asked, begun: Begun | None) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from lifeline.cloud import Cloud
 from lifeline.errors import LifelineError, Refused
@@ -16,7 +16,9 @@ from lifeline.inventory import Loaded, folder
 from lifeline.journal import Clock, Journal, SystemClock
 from lifeline.model import Host, Inventory, Lease, Mode, Observation
 from lifeline.outside import Outside
+from lifeline.runbook import Out
 from lifeline.service import Service
+from runbooks.screen import Screen
 
 T = TypeVar("T")
 SERVICE_COPY = "/etc/lifeline/service.toml"
@@ -71,7 +73,7 @@ class Site:
     quiet_since: float | None = None
     # Somebody waits at a keyboard for the end: what is only told may take its time.
     attended: bool = True
-    out: TextIO = field(default_factory=lambda: sys.stdout)
+    out: Out = field(default_factory=lambda: sys.stdout)
 
     @property
     def inventory(self) -> Inventory:
@@ -99,7 +101,18 @@ class Site:
         return Service.parse(result.text, f"{name}:{SERVICE_COPY}")
 
     def say(self, text: str) -> None:
-        print(text, file=self.out, flush=True)
+        if isinstance(self.out, Screen):
+            self.out.line(text)
+            self.out.flush()
+        else:
+            print(text, file=self.out, flush=True)
+
+    def aside(self) -> None:
+        """Say everything on stderr from here on: stdout is for a program."""
+        if isinstance(self.out, Screen):
+            self.out.aside()
+        else:
+            self.out = sys.stderr
 
     def close(self) -> None:
         self.hosts.close()

@@ -21,13 +21,15 @@ def verify(site: Site, *, weekly: bool = False, as_json: bool = False) -> Outcom
     lease = site.leases.read()
     if lease is None:
         raise Refused("nobody ever held the lease: there is nothing to verify", hint="fab provision")
-    work = Verification(site, lease, weekly)
-    outcome = Runbook(NAME, work.steps(), lambda _: work.summary(), site.clock, site.out).run(
-        site.journal(NAME), {"host": work.host, "weekly": weekly}, publish=site.publish
-    )
     if as_json:
-        site.say(json.dumps(work.report, indent=1))
-    return outcome
+        site.aside()
+    work = Verification(site, lease, weekly)
+    runbook = Runbook(NAME, work.steps(), lambda _: work.summary(), site.clock, site.out)
+    try:
+        return runbook.run(site.journal(NAME), {"host": work.host, "weekly": weekly}, publish=site.publish)
+    finally:
+        if as_json and work.report:  # a program wants to know what failed, too
+            print(json.dumps(work.report, indent=1))
 
 
 class Verification:

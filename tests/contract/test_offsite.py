@@ -143,7 +143,7 @@ def test_a_big_object_is_streamed_in_parts() -> None:
     source.put("big", body)
     info: Info = source.head("big")  # type: ignore[assignment]
     copy, tally = MemoryStore("away"), offsite.Tally()
-    offsite._copy(source, copy, info, tally, lambda _: None)
+    offsite._copy(source, copy, info, tally)
     assert copy.get("big").body == body and (tally.objects, tally.bytes) == (1, len(body))
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import paramiko
 import pytest
@@ -57,12 +60,25 @@ def execute(channel: paramiko.Channel, command: str) -> None:
     if command == "drop":
         channel.get_transport().close()
         return
-    with contextlib.suppress(OSError, EOFError):
-        done = subprocess.run(["/bin/sh", "-c", command], input=sent, capture_output=True, check=False)
-        channel.sendall(done.stdout)
-        channel.sendall_stderr(done.stderr)
-        channel.send_exit_status(done.returncode)
+    with contextlib.suppress(OSError, EOFError), tempfile.TemporaryFile() as stdin:
+        stdin.write(sent)
+        stdin.seek(0)
+        shell, pipe = ["/bin/sh", "-c", command], subprocess.PIPE
+        process = subprocess.Popen(shell, stdin=stdin, stdout=pipe, stderr=pipe)
+        assert process.stdout and process.stderr
+        errors = threading.Thread(target=forward, args=(process.stderr, channel.sendall_stderr))
+        errors.start()
+        forward(process.stdout, channel.sendall)
+        errors.join()
+        channel.send_exit_status(process.wait())
         channel.close()
+
+
+def forward(source: IO[bytes], send: Callable[[bytes], object]) -> None:
+    """Line by line, as they come."""
+    with contextlib.suppress(OSError, EOFError):
+        for line in source:
+            send(line)
 
 
 class Server:
@@ -200,6 +216,33 @@ def test_a_host_that_accepts_and_says_nothing_costs_seconds(tmp_path: Path, serv
         assert time.monotonic() - begun < 10  # paramiko's own patience is 15 s
 
 
+def test_what_a_verb_says_of_its_progress_is_heard_while_it_works(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verb goes on only when its first line was heard; and nothing but progress is."""
+    go, tool, sudo = tmp_path / "go", tmp_path / "lifeline-host", tmp_path / "sudo"
+    sudo.write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    tool.write_text(
+        "#!/bin/sh\necho 'progress: restoring' >&2; echo a warning >&2\n"
+        f"while [ ! -e {go} ]; do sleep 0.01; done\n"
+        "printf 'progress: veri' >&2; echo fying >&2; echo '{\"verified\": true}'\n"
+    )
+    for program in (sudo, tool):
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("lifeline.hosts.HOST_TOOL", str(tool))
+    lines: list[tuple[str, str]] = []
+
+    def hear(name: str, text: str) -> None:
+        lines.append((name, text))
+        go.touch()
+
+    remote = SshRemote(server.host(), server.user_key, hear=hear)
+    assert remote.verb("restore", timeout=10) == {"verified": True}
+    assert lines == [("h", "restoring"), ("h", "verifying")]
+    remote.close()
+
+
 def test_several_at_once_and_one_that_is_down_hides_no_other(server: Server) -> None:
     up, down = server.host(name="up"), server.host(name="down", port=1)
     with Hosts([up, down], server.user_key) as hosts:
@@ -222,7 +265,7 @@ def test_a_verb_s_answer_or_the_error_that_it_stands_for() -> None:
         read_answer("h", "observe", answer(1, err=b"sudo: /opt/x: command not found"))
     assert missing.value.hint == "fab provision"
     with pytest.raises(StepFailed, match="gave no answer: Killed"):
-        read_answer("h", "finalize", answer(137, err=b"Killed"))
+        read_answer("h", "finalize", answer(137, err=b"Killed\nprogress: restoring: 5 s so far"))
     for code in range(2, 9):
         with pytest.raises(LifelineError) as mapped:
             read_answer("h", "v", answer(code, {"error": "e"}))

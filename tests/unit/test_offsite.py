@@ -41,7 +41,7 @@ def names(store: MemoryStore, part: str) -> set[str]:
 def test_no_snapshot_arrives_without_its_packs_while_a_backup_runs() -> None:
     vault, there = Busy(), MemoryStore()
     for _ in range(3):
-        offsite._copy_repository(vault, there, "genesis", offsite.Tally(), lambda _: None)
+        offsite._copy_repository(vault, there, "genesis", offsite.Tally())
         assert names(there, "snapshots") <= names(there, "index") <= names(there, "data")
     assert names(there, "snapshots")
 
@@ -50,7 +50,7 @@ def test_a_pack_that_was_pruned_meanwhile_holds_back_what_may_need_it() -> None:
     vault, there = Pruned(), MemoryStore()
     for part in ("data", "index", "snapshots"):
         vault.put(f"{ROOT}{part}/1", b"x")
-    offsite._copy_repository(vault, there, "genesis", offsite.Tally(), lambda _: None)
+    offsite._copy_repository(vault, there, "genesis", offsite.Tally())
     assert not names(there, "snapshots") and not names(there, "index")
 
 

@@ -64,6 +64,13 @@ def test_the_list_of_snapshots_is_ordered_by_time() -> None:
         snapshots.parse_list('[{"id": "a"}]')
 
 
+def test_how_far_it_is_as_restic_says_it() -> None:
+    saving = '{"message_type":"status","percent_done":0.5,"total_files":2,"total_bytes":200,"bytes_done":100}'
+    unpacking = '{"message_type":"status","total_bytes":300,"bytes_restored":30}'
+    assert (snapshots.parse_status(saving), snapshots.parse_status(unpacking)) == ((100, 200), (30, 300))
+    assert [snapshots.parse_status(text) for text in ('{"message_type":"summary"}', "no JSON", "[]")] == [None] * 3
+
+
 @pytest.mark.parametrize(
     ("code", "stderr", "kind", "words"),
     [
