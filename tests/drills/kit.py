@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +18,20 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 Env = dict[str, str]
 
 
+STACK = CHECKOUT / "stacks/Pulumi.lab.yaml"
+
+
 @contextmanager
-def provisioned(env: Env) -> Iterator[Env]:
-    """Two hosts, a primary and a standby that could take over; taken away at the end."""
-    run(env, "pulumi", "up", "--yes", "--skip-preview", "--non-interactive")
-    run(env, "fab", "provision")
+def provisioned(env: Env, policy: str = "") -> Iterator[Env]:
+    """Two hosts, a primary and a standby that could take over; taken away at the end. ``policy``: the stack's, in its
+    own words, instead of that of the lab's stack file, which stays as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Path(folder) / STACK.name
+        text, count = re.subn(r"(?m)^(  lifeline:policy: )\{.*\}$", rf"\g<1>{policy}", STACK.read_text())
+        stack.write_text(text if policy else STACK.read_text())
+        assert count == 1, "the stack file has its policy on one line"
+        run(env, "pulumi", "up", "--yes", "--skip-preview", "--non-interactive", "--config-file", str(stack))
+        run(env, "fab", "provision")
     try:
         yield env
     finally:
