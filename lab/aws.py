@@ -26,10 +26,11 @@ from typing import Any
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.iam.models import IAMBackend, User, iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.route53.models import Route53Backend
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request, Response
 
-from lab import bucketguard, config
+from lab import bucketguard, config, zonebook
 from lab.config import KeyPair, LabConfig
 from lab.identities import Identity
 from lab.objectstore import AWS_ACCOUNT, StoreSpec, aws_spec, specs
@@ -47,6 +48,7 @@ _READ_ONLY = ("Get", "List", "Simulate", "Generate", "Decode")
 _NAMESPACES = {
     "iam": "https://iam.amazonaws.com/doc/2010-05-08/",
     "sts": "https://sts.amazonaws.com/doc/2011-06-15/",
+    "route53": zonebook.NAMESPACE,
 }
 
 
@@ -82,6 +84,7 @@ class Aws:
 
     def __init__(self, where: AwsSpec, state: IAMBackend) -> None:
         self._where = where
+        self._names = zonebook.backend()
         self._state = state
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.RLock()  # moto isn't made for threads, and a change and its enforcement belong together
@@ -115,11 +118,17 @@ class Aws:
 
     def _answer(self, request: Request) -> Response:
         body = request.get_data()  # kept: the form, the signature and moto each need it
-        action = request.form.get("Action") or request.args.get("Action") or ""
+        names = _service_of(request) == "route53"
+        if names:  # its actions are methods and paths
+            action = zonebook.action_of(request.method, request.path)
+        else:
+            action = request.form.get("Action") or request.args.get("Action") or ""
         try:
             authorize(request, body, action, self._state)
         except Denied as denied:
             return denied.response
+        if names and not action:
+            return Denied("route53", "InvalidAction", "The lab's Route 53 can't do this.", 400).response
         if action == "ListServiceSpecificCredentials":
             return no_service_credentials(request.form.get("UserName", ""), self._state)
         request.environ["wsgi.input"] = io.BytesIO(body)
@@ -127,7 +136,11 @@ class Aws:
             response = Response.from_app(self._moto, request.environ, buffered=True)
         except NotImplementedError as missing:  # an error of the client's: no one should try again
             return Denied("iam", "InvalidAction", f"The lab's IAM can't do this: {missing}", 400).response
-        if response.status_code < 400 and not action.startswith(_READ_ONLY):
+        if response.status_code >= 400:
+            return response
+        if names and zonebook.changes(action):
+            keep_zones(self._names, self._where.directory)
+        elif not names and not action.startswith(_READ_ONLY):
             save(self._state, self._where.directory)
             self.enforce()
         return response
@@ -163,7 +176,7 @@ def authorize(request: Request, body: bytes, action: str, state: IAMBackend) -> 
     if claimed is None:
         raise Denied("", "MissingAuthenticationToken", "Request is missing Authentication Token")
     if claimed.service not in _NAMESPACES:
-        raise Denied("", "SignatureDoesNotMatch", f"Credential is scoped to '{claimed.service}'; iam, sts only")
+        raise Denied("", "SignatureDoesNotMatch", f"Credential is scoped to '{claimed.service}'; iam, sts, route53")
     user, secret = _user_of(claimed.access_key, state)
     if user is None:
         raise Denied(claimed.service, "InvalidClientTokenId", "The security token included in the request is invalid.")
@@ -187,6 +200,11 @@ def no_service_credentials(user: str, state: IAMBackend) -> Response:
         f"<ResponseMetadata><RequestId>lab</RequestId></ResponseMetadata></{name}Response>",
         content_type="text/xml",
     )
+
+
+def _service_of(request: Request) -> str:
+    claimed = signer(request.headers.get("Authorization", ""))
+    return claimed.service if claimed else ""
 
 
 def _user_of(access_key: str, state: IAMBackend) -> tuple[User | None, str]:
@@ -265,6 +283,23 @@ def save(state: IAMBackend, directory: Path) -> None:
     partial.replace(_state_file(directory))
 
 
+def load_zones(directory: Path) -> None:
+    """The same for Route 53."""
+    file = directory / "route53.pickle"
+    state = zonebook.backend()
+    if file.exists():
+        state.__dict__.update(pickle.loads(file.read_bytes()))
+    zonebook.publish(state, directory / "route53.json")
+
+
+def keep_zones(state: Route53Backend, directory: Path) -> None:
+    partial = directory / "route53.pickle.new"
+    partial.touch(mode=0o600)
+    partial.write_bytes(pickle.dumps(vars(state)))
+    partial.replace(directory / "route53.pickle")
+    zonebook.publish(state, directory / "route53.json")
+
+
 def _state_file(directory: Path) -> Path:
     return directory / "iam.pickle"
 
@@ -272,6 +307,7 @@ def _state_file(directory: Path) -> Path:
 def listen(where: AwsSpec) -> tuple[BaseWSGIServer, Aws]:
     """A server that listens already; ``serve_forever`` is the caller's to call."""
     application = Aws(where, load(where.directory, where.store.admin))
+    load_zones(where.directory)
     listener = make_server(where.address, where.port, application, threaded=True, request_handler=MotoRequestHandler)
     return listener, application
 

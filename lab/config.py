@@ -33,6 +33,8 @@ NAME_SERVERS = {
     "ns2.digitalocean.com": "198.18.0.54",
     "ns3.digitalocean.com": "198.18.0.55",
 }
+# Route 53's: each is a name server, and a place that health checks come from.
+ROUTE53_ADDRESSES = ("198.18.0.61", "198.18.0.62", "198.18.0.63")
 REGISTRY_ADDRESS = "198.18.0.50"  # the root, and test.: who runs which domain
 # What people ask: a resolver as it should be, and one that keeps answers longer than it may.
 RESOLVER_ADDRESS = "198.18.0.57"

@@ -22,7 +22,7 @@ from toolchain import image
 # Everything a region can be cut off from, beside the other regions. A place is a set of addresses.
 PLACES: dict[str, str] = {
     "api": config.API_ADDRESS,
-    "aws": f"{config.AWS_S3_ADDRESS}, {config.AWS_IAM_ADDRESS}",
+    "aws": ", ".join((config.AWS_S3_ADDRESS, config.AWS_IAM_ADDRESS, *config.ROUTE53_ADDRESSES)),
     "dns": ", ".join(config.NAME_SERVERS.values()),
     "spaces": ", ".join(region.spaces for region in config.REGIONS.values()),
     "operator": f"{config.OPERATOR_ADDRESS}, {config.PROXY_ADDRESS}",

@@ -226,6 +226,7 @@ _ADDRESSES = {
     "store-aws": f"http://{config.AWS_S3_ADDRESS}",
     "dns": f"{config.DNS_ADDRESS}:{config.DNS_PORT}, .54, .55",
     "registry": f"{config.REGISTRY_ADDRESS}:{config.DNS_PORT}",
+    "route53": f"{', '.join(config.ROUTE53_ADDRESSES)}:{config.DNS_PORT}",
     "resolver": f"{config.RESOLVER_ADDRESS}:{config.DNS_PORT}",
     "resolver-bad": f"{config.BAD_RESOLVER_ADDRESS}:{config.DNS_PORT}",
     "proxy": f"http://{config.PROXY_ADDRESS}:{config.PROXY_PORT}",

@@ -30,6 +30,7 @@ BRIDGES: dict[str, tuple[str, ...]] = {
         config.AWS_IAM_ADDRESS,
         *config.NAME_SERVERS.values(),
         config.REGISTRY_ADDRESS,
+        *config.ROUTE53_ADDRESSES,
         config.RESOLVER_ADDRESS,
         config.BAD_RESOLVER_ADDRESS,
         config.PROXY_ADDRESS,

@@ -33,7 +33,7 @@ def clouds(lab: LabConfig) -> list[Server]:
 
 def names(lab: LabConfig) -> list[Server]:
     """How the rest is found."""
-    return [dns(lab), registry(lab), *resolvers.servers(lab), proxy.server(proxy.spec(lab))]
+    return [dns(lab), registry(lab), route53(lab), *resolvers.servers(lab), proxy.server(proxy.spec(lab))]
 
 
 def servers(lab: LabConfig) -> list[Server]:
@@ -58,6 +58,16 @@ def registry(lab: LabConfig) -> Server:
         argv=(sys.executable, "-m", "lab.registry", "--config", str(lab.file)),
         env={"PATH": _SYSTEM_PATH, "LC_ALL": "C.UTF-8"},
         ready=DnsProbe(config.REGISTRY_ADDRESS, ".", "NS"),
+    )
+
+
+def route53(lab: LabConfig) -> Server:
+    """Route 53's name servers and checkers (lab.route53)."""
+    return Server(
+        name="route53",
+        argv=(sys.executable, "-m", "lab.route53", "--config", str(lab.file)),
+        env={"PATH": _SYSTEM_PATH, "LC_ALL": "C.UTF-8"},
+        ready=DnsProbe(config.ROUTE53_ADDRESSES[0], "ready.route53.test"),
     )
 
 

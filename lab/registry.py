@@ -1,7 +1,8 @@
 """The lab's registry: the root and test. in one. Who runs which domain is asked here, by every resolver.
 
 Delegations follow the clouds, as their owner would have it at a registrar: a domain at DigitalOcean goes to its name
-servers. What ``astray`` was told goes first: an owner who forgot, a registrar who slipped.
+servers, a zone of Route 53's to those that it was given. What ``astray`` was told goes first: an owner who forgot, a
+registrar who slipped.
 
     python -m lab.registry --config /var/lib/lifeline-lab/lab.json
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,7 @@ from pathlib import Path
 from dnslib import NS, QTYPE, RCODE, RR, A, DNSRecord
 from dnslib.server import BaseResolver, DNSHandler
 
-from lab import config, zones
+from lab import config, route53, zones
 from lab.api.store import records
 from lab.config import LabConfig
 
@@ -32,7 +34,7 @@ Delegations = Mapping[str, Sequence[str]]
 
 def delegations(lab: LabConfig) -> Delegations:
     """Domain → name servers, as of now."""
-    found: dict[str, Sequence[str]] = {}
+    found: dict[str, Sequence[str]] = dict(route53.delegations(route53.read(route53.file_of(lab))))
     if lab.api_database.exists():
         found |= {row.domain.lower(): tuple(config.NAME_SERVERS) for row in records(lab.api_database)}
     return found | _told(lab)
@@ -94,12 +96,16 @@ def answer(request: DNSRecord, delegated: Delegations) -> DNSRecord:
 
 def address_of(server: str) -> str | None:
     """Where a name server is, by its name."""
+    if amazon := re.fullmatch(r"ns-(\d+)\.awsdns-\d+\.[a-z.]+", server):
+        return config.ROUTE53_ADDRESSES[int(amazon[1]) % len(config.ROUTE53_ADDRESSES)]
     return {OWN_NAME: config.REGISTRY_ADDRESS, **config.NAME_SERVERS}.get(server)
 
 
 def _leads_to_something(name: str, delegated: Delegations) -> bool:
     """A name that is only on the way to others exists all the same: a resolver asks label by label."""
-    known = (*(domain for domain, servers in delegated.items() if servers), OWN_NAME, *config.NAME_SERVERS)
+    domains = [domain for domain, servers in delegated.items() if servers]
+    servers = [server for domain in domains for server in delegated[domain]]
+    known = (*domains, *servers, OWN_NAME, *config.NAME_SERVERS)
     return name in _ZONES or any(f".{one}.".endswith(f".{name}") for one in known)
 
 

@@ -77,6 +77,7 @@ def environment(lab: LabConfig, pulumi: Path, debug_providers: str = "") -> dict
         "AWS_ENDPOINT_URL_S3_CONTROL": f"http://{config.S3_CONTROL_NAME}",
         "AWS_ENDPOINT_URL_IAM": f"http://{config.AWS_IAM_ADDRESS}",
         "AWS_ENDPOINT_URL_STS": f"http://{config.AWS_IAM_ADDRESS}",
+        "AWS_ENDPOINT_URL_ROUTE_53": f"http://{config.AWS_IAM_ADDRESS}",
         "http_proxy": f"http://{config.PROXY_ADDRESS}:{config.PROXY_PORT}",
         "no_proxy": ",".join(_DIRECT),
         "PULUMI_BACKEND_URL": f"file://{lab.pulumi_backend}",

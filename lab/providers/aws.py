@@ -14,6 +14,7 @@ from botocore.config import Config
 from lab.providers import s3
 from lab.providers.iam import AccessKey, User, UserPolicy
 from lab.providers.kind import Created, Kind, Live, Prop, ProviderError, Values
+from lab.providers.route53 import HealthCheck, Record, Zone
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -52,6 +53,9 @@ def configure(settings: Values, env: Mapping[str, str] | None = None) -> dict[st
         *(SubConfiguration(buckets, region, row) for row in ROWS),
         *(kind(users) for kind in (User, UserPolicy, AccessKey)),
     ]
+    if names := env.get("AWS_ENDPOINT_URL_ROUTE_53"):
+        zones = boto3.client("route53", endpoint_url=names, config=config, **common)
+        kinds += [kind(zones) for kind in (Zone, HealthCheck, Record)]
     return {kind.token: kind for kind in kinds}
 
 

@@ -235,7 +235,7 @@ def loopback_cloud(directory: Path, plugin: Path | None = None) -> Iterator[dict
             "LIFELINE_SEED_FILE": str(directory / "seed"),
             "LIFELINE_SSH_KEY": str(directory / "operator"),
         }
-        env["AWS_ENDPOINT_URL_STS"] = env["AWS_ENDPOINT_URL_IAM"]
+        env["AWS_ENDPOINT_URL_STS"] = env["AWS_ENDPOINT_URL_ROUTE_53"] = env["AWS_ENDPOINT_URL_IAM"]
         (directory / "state").mkdir(exist_ok=True)
         (directory / "seed").write_text("5e" * 32 + "\n")
         (directory / "operator.pub").write_text(
