@@ -7,9 +7,10 @@ same keys are in the vault and in the off-site bucket, so everything here works 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from lifeline import continuation, ltx, replica
 from lifeline.errors import BadInput, DataBad, StepFailed
@@ -115,13 +116,35 @@ def plan(
     raise NothingOldEnough(f"{database}: nothing in epoch {epoch} goes back to transaction {txid}")
 
 
+class _Listed:
+    """A level's files behind `at`, asked for as far as they are needed, and never twice."""
+
+    def __init__(self, at: int, pieces: Iterator[Piece]) -> None:
+        self.at, self._pieces, self._seen = at, pieces, list[Piece]()
+
+    def __iter__(self) -> Iterator[Piece]:
+        yield from self._seen
+        for piece in self._pieces:
+            self._seen.append(piece)
+            yield piece
+
+
 class _Look:
-    """One search through one database's replica of one epoch."""
+    """One search through one database's replica of one epoch.
+
+    The replica may be written meanwhile. So each level is listed once, coarse ones first: the end is where the finest
+    ended then. Asked again, it would recede for as long as the writer is faster than the listing.
+    """
 
     def __init__(self, store: Store, service: str, epoch: int, database: str, avoid: frozenset[str]) -> None:
         self.store, self.service, self.epoch, self.database, self.avoid = store, service, epoch, database, avoid
         self.prefix = replica.replica_prefix(service, epoch, database)
         self.damaged_beginning = False
+        self.listed: dict[int, _Listed] = {}
+
+    @cached_property
+    def snapshots(self) -> list[Piece]:
+        return list(self.pieces(SNAPSHOTS))
 
     def pieces(self, level: int, after: int = 0) -> Iterator[Piece]:
         """Files of a level in order, those whose first transaction is behind `after`."""
@@ -131,8 +154,14 @@ class _Look:
             if (found := ltx.parse_key(info.key)) and found[0] == level:
                 yield Piece(info.key, *found, info.size, info.modified)
 
-    def spanning(self, level: int, at: int) -> Iterator[Piece]:
+    def spanning(self, level: int, at: int) -> Iterable[Piece]:
         """Files of a level in order, from the one that goes on from transaction `at`, even if it began before it."""
+        known = self.listed.get(level)
+        if known is None or at < known.at:
+            known = self.listed[level] = _Listed(at, self._spanning(level, at))
+        return known
+
+    def _spanning(self, level: int, at: int) -> Iterator[Piece]:
         for back in _LOOK_BACK:
             if back >= at:
                 break
@@ -162,8 +191,7 @@ class _Look:
 
     def beginnings(self, txid: int | None) -> Iterator[tuple[Piece, ...]]:
         """What a restore may begin with, the best first: each snapshot, the epoch before, nothing."""
-        snapshots = [p for p in self.pieces(SNAPSHOTS) if txid is None or p.last <= txid]
-        for piece in reversed(snapshots):
+        for piece in reversed([p for p in self.snapshots if txid is None or p.last <= txid]):
             if piece.key in self.avoid:
                 self.damaged_beginning = True
             else:
@@ -183,6 +211,7 @@ class _Look:
 
     def finish(self, begin: tuple[Piece, ...], txid: int | None) -> Plan:
         """From the beginning to the end, in as few files as possible: coarse levels first, finer ones for the rest."""
+        self.listed.clear()
         chosen = list(begin)
         end = begin[-1].last if begin else 0
         beyond: Piece | None = None
@@ -231,7 +260,7 @@ class _Look:
     def beyond(self, end: int) -> Piece | None:
         """A file with transactions behind `end`, if there is one."""
         found = [piece for level in LEVELS for piece in self.spanning_first(level, end)]
-        found += [piece for piece in self.pieces(SNAPSHOTS) if piece.last > end]
+        found += [piece for piece in self.snapshots if piece.last > end]
         return max(found, key=lambda piece: piece.last, default=None)
 
     def spanning_first(self, level: int, end: int) -> Iterator[Piece]:
