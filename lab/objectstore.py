@@ -125,6 +125,9 @@ def server(spec: StoreSpec) -> Server:
         "master.port": ports["master"],
         "master.port.grpc": ports["master.grpc"],
         "master.peers": "none",
+        # One that resumes takes no writes for 15 s after some of its starts ("warming up", a race of its own). What it
+        # would remember it hears from its volumes.
+        "master.resumeState": "false",
         "master.electionTimeout": "1s",
         "master.heartbeatInterval": "200ms",
         "master.volumeSizeLimitMB": 256,
