@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import replica
+from lifeline import replica, wal
 from lifeline.errors import LifelineError, StepFailed
 from lifeline.layout import Config, DataFile, own, write_file
 from lifeline.service import Database
 from lifeline.verify import connect, rows
 
-WAL_HEADER = 32
 log = logging.getLogger("lifeline.continuation")
 
 
@@ -93,26 +92,18 @@ def _open_log(live: Path, user: str) -> tuple[int, int]:
     epoch.
     """
     with connect(live, write=True) as connection:
-        keep_log(connection)
+        wal.keep_log(connection)
         version = rows(connection, "PRAGMA user_version")[0][0]
         connection.execute(f"PRAGMA user_version = {int(version)}")
-    wal = live.with_name(live.name + "-wal")
-    header = wal.read_bytes()[:WAL_HEADER]
-    if len(header) < WAL_HEADER:
-        raise StepFailed(f"{wal} has no header")
-    for path in (wal, live.with_name(live.name + "-shm")):
+    log_file = live.with_name(live.name + "-wal")
+    header = log_file.read_bytes()[: wal.HEADER]
+    if len(header) < wal.HEADER:
+        raise StepFailed(f"{log_file} has no header")
+    for path in (log_file, live.with_name(live.name + "-shm")):
         if path.exists():
             own(path, user)
     salts: tuple[int, int] = struct.unpack(">II", header[16:24])
     return salts
-
-
-def keep_log(connection: Any) -> None:
-    """No checkpoint by this connection, not even when it closes: Litestream must see every frame."""
-    connection.execute("PRAGMA wal_autocheckpoint = 0")
-    import apsw
-
-    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
 
 def boundary_file(live: Path, txid: int, *, salts: tuple[int, int], at: float | None = None) -> bytes:
@@ -130,7 +121,7 @@ def boundary_file(live: Path, txid: int, *, salts: tuple[int, int], at: float | 
         pages = os.fstat(file.fileno()).st_size // page_size
     millis = int((time.time() if at is None else at) * 1000)
     header = struct.pack(
-        ">4sIIIQQQQQQIIQ", b"LTX1", _NO_CHECKSUM, page_size, pages, txid, txid, millis, 0, WAL_HEADER, 0, *salts, 0
+        ">4sIIIQQQQQQIIQ", b"LTX1", _NO_CHECKSUM, page_size, pages, txid, txid, millis, 0, wal.HEADER, 0, *salts, 0
     ).ljust(_HEADER, b"\0")
     packed = _lz4_literals(page)
     page_header = struct.pack(">IHI", 1, _HAS_SIZE, len(packed))

@@ -10,12 +10,13 @@ import grp
 import os
 import pwd
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lifeline import copies, proc, replica
+from lifeline import copies, proc, replica, wal
 from lifeline.errors import BadConfig, Refused
 from lifeline.layout import Config, read_role
 from lifeline.roles import ask_agent
@@ -27,6 +28,8 @@ FIRST_DATA_POLL_S = (1.0, 5.0)
 def run_service(config: Config) -> NoReturn:
     """The service, as its user, on a confirmed primary only."""
     epoch = require_lease(config)
+    for database in config.service.databases:
+        _enter(config.layout.live(database))
     _become_service(config, config.service.command, epoch)
 
 
@@ -44,7 +47,24 @@ def run_litestream(config: Config) -> NoReturn:
     yml = config.layout.litestream_yml
     if f"epoch-{epoch:04d}/" not in yml.read_text():
         raise Refused(f"{yml} is not of epoch {epoch}", hint=f"lifeline-host start-primary --epoch {epoch}")
+    for database in config.service.databases:
+        live = config.layout.live(database)
+        _enter(live)
+        local = config.layout.state / "litestream" / f"epoch-{epoch:04d}" / database.name / "ltx/0"
+        if live.exists() and wal.begin_anew(live, local):
+            say(f"{live}: its log isn't what the replica goes on from; a full copy will be taken")
     _exec(replica.replicate_argv(config.layout.litestream, yml), proc.child_environment())
+
+
+def _enter(live: Path) -> None:
+    """Before whoever opens it next writes: see wal.py."""
+    if live.exists() and wal.enter(live):
+        say(f"{live}: a transaction that a killed writer had left unentered is kept")
+
+
+def say(text: str) -> None:
+    """Into the program's log: supervisor collects it."""
+    print(f"lifeline: {text}", file=sys.stderr, flush=True)
 
 
 def run_follower(config: Config, name: str) -> NoReturn:

@@ -40,13 +40,15 @@ def parse_key(key: str) -> tuple[int, int, int] | None:
 @dataclass(frozen=True)
 class Header:
     """What a file says of itself. `pages`: the database's size after it, in pages. `at`: when its *last* transaction
-    was committed."""
+    was committed. `log_end` and `salts`: where it ended in which write-ahead log; of a file as it was taken only."""
 
     page_size: int
     pages: int
     first: int
     last: int
     at: datetime
+    log_end: int
+    salts: bytes
 
 
 def parse_header(data: bytes) -> Header:
@@ -56,7 +58,8 @@ def parse_header(data: bytes) -> Header:
     page_size, pages, first, last, millis = struct.unpack(">IIQQQ", data[8:40])
     if page_size < 512 or page_size > 65536 or page_size & (page_size - 1):
         raise Torn(f"its pages are said to be of {page_size} bytes")
-    return Header(page_size, pages, first, last, datetime.fromtimestamp(millis / 1000, UTC))
+    log_at, log_size, salts = struct.unpack(">QQ8s", data[48:72])
+    return Header(page_size, pages, first, last, datetime.fromtimestamp(millis / 1000, UTC), log_at + log_size, salts)
 
 
 def decode(chunks: Iterable[bytes], header: Callable[[Header], None]) -> Iterator[tuple[int, list[bytes]]]:

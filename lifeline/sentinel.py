@@ -7,8 +7,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import apsw
-
+from lifeline import wal
 from lifeline.errors import Refused, StepFailed
 from lifeline.layout import Config, read_role
 from lifeline.verify import connect
@@ -34,9 +33,9 @@ def write(config: Config) -> dict[str, str]:
             with connect(live, write=True) as connection:
                 if not _in_wal_mode(connection):
                     continue  # its service is still making it
-                # Checkpoints are Litestream's, also where ours is the last connection to be closed.
-                connection.execute("PRAGMA wal_autocheckpoint = 0")
-                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                wal.keep_log(connection)
+                # A commit that waits for the disk can be killed when it is written and not entered yet: see wal.py.
+                connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute(_MAKE)
