@@ -83,6 +83,16 @@ def failback(_: Context, yes: bool = False, dry_run: bool = False, waive: Any = 
         run(site, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
 
 
+@verb(help={"settle": "HOST:FOLDER, a person has dealt with that one", "json": "for programs"})
+def forks(_: Context, settle: str = "", json: bool = False) -> None:
+    """What a former primary wrote and the vault never got, row by row: kept, told, merged by nobody."""
+    from runbooks.doors import open_site
+    from runbooks.forks import forks as run
+
+    with open_site() as site:
+        run(site, settle=settle, as_json=json)
+
+
 @verb(help={"for": "how long: 30m, 2h, 1d (default 1h, at most 7d)"})
 def pause(_: Context, for_: str = "1h") -> None:
     """The hosts fail nothing over by themselves for a while: for work on them."""
@@ -315,6 +325,6 @@ lab.add_task(down)
 lab.add_task(env)
 lab.add_task(lab_status, name="status")
 
-in_an_incident = (failover, switchover, failback, reprotect, restore, dns, validate, status, pause, resume, mode)
+in_an_incident = (failover, switchover, failback, reprotect, restore, dns, validate, status, forks, pause, resume, mode)
 in_quiet_times = (backup, backups, verify, prune, inventory, provision, drill)
 namespace = Collection(*in_an_incident, *in_quiet_times, lab)

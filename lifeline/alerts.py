@@ -36,6 +36,7 @@ class Seen:
     replica_unseen: bool = False
     verification: Mapping[str, Any] | None = None
     keeper_error: str | None = None
+    forks: Sequence[Mapping[str, Any]] = ()
     agent: Mapping[str, Any] | None = field(default_factory=dict)
     """The agent's own status; None: it doesn't answer."""
 
@@ -53,7 +54,7 @@ NEXT = {
 
 def judge(seen: Seen) -> list[Alert]:
     """Every alert there is reason for."""
-    return [*_failover(seen), *_jobs(seen), *_room(seen), *_replica(seen), *_verified(seen)]
+    return [*_failover(seen), *_forks(seen), *_jobs(seen), *_room(seen), *_replica(seen), *_verified(seen)]
 
 
 def _failover(seen: Seen) -> Iterable[Alert]:
@@ -67,6 +68,17 @@ def _failover(seen: Seen) -> Iterable[Alert]:
         yield Alert("failsafe", says, "fab status; is AWS reachable from that host?")
     for one in (seen.agent.get("pilot") or {}).get("alerts") or ():
         yield Alert(str(one["name"]), str(one["says"]), str(one["next"]))
+
+
+def _forks(seen: Seen) -> Iterable[Alert]:
+    """What a former primary has that nobody else does. The folder's name is the alert's: each is told once."""
+    for fork in seen.forks:
+        if fork["settled"]:
+            continue
+        counts = ", ".join(f"{here} rows of {name}" for name, (here, _) in fork["tables"].items() if here)
+        what = counts or ("only changes" if fork["tables"] else "not compared yet")
+        says = f"{fork['folder']} holds what this host wrote and the vault never got: {what}"
+        yield Alert(f"fork-{fork['folder']}", says, "fab forks")
 
 
 def _jobs(seen: Seen) -> Iterable[Alert]:

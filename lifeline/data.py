@@ -66,6 +66,7 @@ def finalize(
         applied = await_followers(config, target, within=min(within, 30.0), running=running)
     stop_followers()
     made = [_bring(config, database, target, applied, begun + within) for database in config.service.databases]
+    set_aside(config)
     swap_all(config, DataFile(origin_epoch=target.epoch, finalized=epoch, txids=dict(target.txids), as_replicated=True))
     return {"changed": True, "epoch": epoch, "source_epoch": target.epoch, "databases": made}
 
@@ -178,6 +179,39 @@ def swap_all(config: Config, data: DataFile) -> dict[str, str]:
     kept = {d.name: str(aside) for d in config.service.databases if (aside := _swap(config, d)) is not None}
     write_data(config.layout, data)
     return kept
+
+
+def set_aside(config: Config) -> list[str]:
+    """Move databases that this host wrote out of the way, by rename; returns where they are (forks.py tells what they
+    hold). Nothing runs then."""
+    layout, have = config.layout, read_data(config.layout)
+    if have.live_epoch is None:
+        return []
+    moved = []
+    for database in config.service.databases:
+        live = layout.live(database)
+        old = [path for path in (live, *replica.sidecars(live)) if path.exists()]
+        if not old:
+            continue
+        folder = _free(layout.private(database) / f"fork-{have.live_epoch:04d}")
+        folder.mkdir(mode=0o700)
+        # The log goes first: a database without its log lacks rows, a log without its database is worth nothing.
+        for path in reversed(old):
+            path.rename(folder / path.name)
+        sync_directory(folder)
+        moved.append(str(folder))
+    write_data(layout, DataFile())
+    return moved
+
+
+def _free(folder: Path) -> Path:
+    """A name that isn't taken: an epoch may be left twice, after a restore."""
+    number = 1
+    found = folder
+    while found.exists():
+        number += 1
+        found = folder.with_name(f"{folder.name}-{number}")
+    return found
 
 
 def _swap(config: Config, database: Database) -> Path | None:

@@ -103,6 +103,8 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--full", action="store_true", help="integrity_check instead of quick_check")
     verb("start-primary", _start_primary, "become primary of an epoch", epoch=True)
     verb("start-standby", _start_standby, "follow an epoch", epoch=True)
+    left = verb("forks", _forks, "what this host wrote as a former primary and the vault never got, row by row")
+    left.add_argument("--settle", metavar="FOLDER", help="a person has dealt with that one: no alert any more")
     verb("release", _release, "give the lease of an epoch back, when nothing runs here any more", epoch=True)
     verb("withdraw", _withdraw, "promise the holder of that epoch nothing more (failsafe)", epoch=True)
     save = verb("backup", _backup, "a verified copy of everything, by restic")
@@ -285,6 +287,16 @@ def _release(layout: Layout, arguments: argparse.Namespace) -> Answer:
 
 def _withdraw(layout: Layout, arguments: argparse.Namespace) -> Answer:
     return roles.withdraw(load_config(layout), arguments.epoch)
+
+
+def _forks(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    from lifeline import forks
+    from lifeline.host_stores import open_vault_store
+
+    config = load_config(layout)
+    if arguments.settle:
+        return {"settled": forks.settle(config, arguments.settle)}
+    return {"forks": forks.compare_all(config, open_vault_store(config))}
 
 
 def _backup(layout: Layout, arguments: argparse.Namespace) -> Answer:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import alerts, proc, roles, schedule, sentinel
+from lifeline import alerts, forks, proc, roles, schedule, sentinel
 from lifeline.errors import LifelineError, StepFailed
 from lifeline.layout import (
     Config,
@@ -234,6 +234,7 @@ class Keeper:
             replica_unseen=primary and len(known) < len(config.service.databases),
             verification=self._catalogue.get("verification"),
             keeper_error=self._catalogue_error if role.role != "none" else None,
+            forks=forks.known(layout, config),
             agent=agent,
         )
 

@@ -496,6 +496,7 @@ class Observation:
     jobs: Mapping[str, Any] = field(default_factory=dict)
     failsafe: bool = False
     pilot: Mapping[str, Any] = field(default_factory=dict)
+    forks: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], source: str = "observe") -> Observation:
@@ -524,6 +525,7 @@ class Observation:
             jobs=dict(at.at("jobs", {}).value),
             failsafe=agent.flag("failsafe", False),
             pilot=dict(agent.at("pilot", {}).value),
+            forks=tuple(item.value for item in at.each("forks", [])),
         )
 
     @property

@@ -12,7 +12,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from lifeline import roles
+from lifeline import forks, roles
 from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
 from lifeline.copies import read_follower
@@ -59,6 +59,7 @@ def observe(config: Config) -> dict[str, Any]:
         "sqlite": {"version": sqlite_version(), "wal_reset_fixed": wal_reset_fixed(sqlite_version())},
         "disk_free_bytes": _disk_free(config),
         "keeper": {"running": _running(states, "lifeline-keeper"), "looked_age_s": _alerts_age(layout)},
+        "forks": forks.known(layout, config),
         "jobs": read_jobs(layout),
         "alerts": read_alerts(layout),
     }

@@ -234,8 +234,8 @@ def _flush(config: Config) -> tuple[dict[str, int], str | None]:
 
 
 def start_standby(config: Config, supervisor: Supervisor, epoch: int) -> dict[str, Any]:
-    """Serve nothing, and follow the replica of `epoch`. The live databases stay where they are, as the last resort
-    they are."""
+    """Serve nothing, and follow the replica of `epoch`. Databases that this host wrote are set aside: they may hold
+    what nobody else has."""
     layout, service = config.layout, config.service
     role, states = read_role(layout), supervisor.states()
     followers = follower_programs(service)
@@ -249,6 +249,7 @@ def start_standby(config: Config, supervisor: Supervisor, epoch: int) -> dict[st
         )
     supervisor.stop_all([*followers, "litestream", service.name], within=service.stop_within_s + 40)
     write_file(layout.follower_yml, data.render(config, epoch))
+    forks = data.set_aside(config)
     have = read_data(layout)
     if have.finalized is not None:
         write_data(layout, DataFile(origin_epoch=have.origin_epoch, txids=have.txids))
@@ -257,7 +258,7 @@ def start_standby(config: Config, supervisor: Supervisor, epoch: int) -> dict[st
     disarm(layout.run)
     for name in followers:
         supervisor.start(name, wait=False)
-    return {"changed": True, "role": "standby", "epoch": epoch, "following": True}
+    return {"changed": True, "role": "standby", "epoch": epoch, "following": True, "set_aside": forks}
 
 
 def stop_followers(config: Config, supervisor: Supervisor) -> list[str]:

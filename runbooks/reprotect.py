@@ -11,6 +11,7 @@ from collections.abc import Callable
 from lifeline.errors import LifelineError, Refused
 from lifeline.model import Finding, Host, Lease
 from lifeline.runbook import Outcome, Runbook, Step
+from runbooks.forks import told
 from runbooks.site import Site, confirm
 
 NAME = "reprotect"
@@ -43,7 +44,9 @@ def rejoin(site: Site, me: str) -> Outcome:
     if lease is None or lease.holder == me or lease.released:
         raise Refused(f"nobody else holds the lease: there is nothing for {me} to follow", hint="fab status")
     work = Reprotection(site, lease)
-    runbook = Runbook("rejoin", [work.follow_step()], lambda _: f"{me} is a standby again.", site.clock, site.out)
+    runbook = Runbook(
+        "rejoin", [work.follow_step(), work.fork_step()], lambda _: f"{me} is a standby again.", site.clock, site.out
+    )
     told: dict[str, object] = {"primary": lease.holder, "standby": me, "epoch": lease.epoch}
     return runbook.run(site.journal("rejoin"), told, publish=site.publish)
 
@@ -71,6 +74,7 @@ class Reprotection:
                 ),
                 Step(f"{other} answers", until=self.reachable, within=BOOT_S, hint="fab provision", poll=1.0),
                 self.follow_step(),
+                self.fork_step(),
             ],
             lambda outcome: f"{other} is standby again, after {outcome.seconds:.1f} s.\n  next: fab status",
             self.site.clock,
@@ -89,6 +93,26 @@ class Reprotection:
             hint="fab provision",
             poll=1.0,
         )
+
+    def fork_step(self) -> Step:
+        """What it wrote as a former primary and the vault never got is known, and told."""
+        return Step(
+            f"what {self.other.name} alone has is known",
+            until=self.compared,
+            within=0,
+            peek=lambda: Finding.failed("known when its databases were compared with the vault"),
+            would="compare what was set aside with the end of its epoch, row by row",
+            hint="fab forks",
+        )
+
+    def compared(self) -> Finding:
+        found = self.site.hosts[self.other.name].verb("forks", timeout=FOLLOW_S)["forks"]
+        if not found:
+            return Finding.passed("nothing: the vault has every row of it")
+        for fork in found:
+            self.site.say(f"        {told(self.other.name, fork)}")
+        counts = [{key: fork[key] for key in ("folder", "verdict")} for fork in found]
+        return Finding.passed(f"{len(found)} set aside; next: fab forks", forks=counts)
 
     def refuse_half_done(self) -> None:
         """A holder that doesn't serve its epoch has written nothing to follow, and the other host may hold the only

@@ -196,6 +196,16 @@ def test_a_region_that_is_cut_off_is_left_by_its_primary_before_the_other_one_be
         faults.power_back(pair.old)
         pair.follows_again()
     never_both(heard, pair.old, pair.new)
+    # Users still reached it: what it wrote and could not acknowledge is kept, and told by row; the rest is no fork.
+    forks = [fork for fork in json.loads(run(env, "fab", "forks", "--json").stdout) if fork["epoch"] == pair.epoch]
+    assert [(fork["host"], fork["verdict"]) for fork in forks] == [(pair.old, "PASS")]
+    probes = forks[0]["tables"]["probes"]
+    only_here = {row["token"] for row in probes["only_here"]}
+    assert probes["here"] == len(only_here) > 0 and probes["vault"] == 0
+    assert not only_here & set(tokens)
+    where = f"{pair.old}:{forks[0]['folder']}"
+    assert any(where.partition(":")[2] in str(one) for one in status(env)["hosts"][pair.old]["forks"])
+    run(env, "fab", "forks", "--settle", where)
 
 
 def test_by_hand_the_hosts_ask_and_paused_they_do_not(env: Env) -> None:

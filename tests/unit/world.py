@@ -453,6 +453,9 @@ class FakeRemote:
         self._world.act("release", lambda: setattr(self._world, "lease", replace(now, ttl_s=0.0)))
         return {"epoch": epoch, "released": True}
 
+    def _forks(self, state: HostState, _: int) -> dict[str, Any]:
+        return {"forks": []}
+
     def _withdraw(self, state: HostState, epoch: int) -> dict[str, Any]:
         return {"promised_s": 0.0}
 
