@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from lifeline import autopilot, failsafe, proc
+from lifeline import autopilot, failsafe, proc, trouble
 from lifeline.apply import follower_programs
 from lifeline.barrier import Barrier, ControlSocket, Stats
 from lifeline.copies import drop_kept, read_follower
@@ -30,6 +30,7 @@ from lifeline.errors import LifelineError, Unavailable
 from lifeline.fence import Judgement, Known, judge, valid_until
 from lifeline.layout import Config, Layout, RoleFile, load_config, read_json, read_role, write_role
 from lifeline.model import Lease
+from lifeline.roles import probe_health
 from lifeline.supervisor import Supervisor
 from lifeline.watching import Position, Watched, lag, progress
 
@@ -88,6 +89,7 @@ class Agent:
         self._due: dict[str, float] = {}
         self._last_fence = ""
         self._role_since = now()
+        self._health = trouble.Health()
         self._failsafe = False
         self._peer_address = config.inventory.other(config.name).address
         self.promises = failsafe.Promises(self.layout.run / "promise.json", now)
@@ -222,7 +224,11 @@ class Agent:
         serves = self.judgement().kind == "serve"
         with self._lock:
             role, lease = self._role, self._known.lease
-        return autopilot.Own(role, serves, lease, dict(self.watched), self._role_since, self.promises.left_s())
+        wrong = trouble.of(
+            self.config.service.name, self._health, self.now(), self.config.inventory.policy.service_down_s
+        )
+        left = self.promises.left_s()
+        return autopilot.Own(role, serves, lease, dict(self.watched), self._role_since, left, wrong)
 
     def _new_pilot(self) -> autopilot.Pilot:
         return proc.Conversation([str(self.layout.bin / "lifeline-pilot")])
@@ -298,7 +304,7 @@ class Agent:
             if role != self._role:
                 log.info("role: %s, epoch %d", role.role, role.epoch)
                 self._role, self._known, self._renewed_at = role, Known(), None
-                self._role_since, self._failsafe = self.now(), False
+                self._role_since, self._failsafe, self._health = self.now(), False, trouble.Health()
 
     def _recall(self) -> None:
         """An agent that was restarted goes on with the deadline of its predecessor; /run is empty after a boot."""
@@ -321,6 +327,7 @@ class Agent:
             self._watch_follower(role.epoch)
         elif role.role == "primary":
             self._watch_litestream()
+            self._watch_service()
         else:
             self.watched = {}
 
@@ -350,6 +357,19 @@ class Agent:
                 found = replace(found, moved_at=self.now(), restarts=found.restarts + 1)
             watched[database.name] = found
         self.watched = watched
+
+    def _watch_service(self) -> None:
+        """Does it answer? Only while this host may serve: what the fence stopped is no trouble of the service's."""
+        service = self.config.service
+        if self.judgement().kind != "serve":
+            self._health = trouble.Health()
+            return
+        why_not, by_hand = probe_health(f"http://127.0.0.1:{service.port}{service.health}"), False
+        if why_not:
+            with contextlib.suppress(LifelineError):
+                state = self._supervisor().states().get(service.name)
+                by_hand = state is not None and state.stopped_by_hand
+        self._health = trouble.looked(self._health, self.now(), why_not, by_hand)
 
     def _watch_litestream(self) -> None:
         try:

@@ -18,7 +18,9 @@ from unittest import mock
 import pytest
 
 from lab import config, faults, lifecycle
-from tests.drills.kit import Env, eventually, missing, provisioned, run, status, write
+from lifeline import inventory as inventories
+from runbooks.doors import site_of
+from tests.drills.kit import CHECKOUT, Env, eventually, missing, provisioned, run, status, write
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
@@ -206,6 +208,21 @@ def test_a_region_that_is_cut_off_is_left_by_its_primary_before_the_other_one_be
     where = f"{pair.old}:{forks[0]['folder']}"
     assert any(where.partition(":")[2] in str(one) for one in status(env)["hosts"][pair.old]["forks"])
     run(env, "fab", "forks", "--settle", where)
+
+
+def test_a_primary_whose_service_doesnt_recover_hands_over_in_order(env: Env) -> None:
+    pair = Pair(env)
+    tokens = pair.acknowledged("down")
+    broken = site_of(CHECKOUT, inventories.load(CHECKOUT, "lab")).hosts[pair.old]
+    program = "/opt/lifeline/current/service/bin/genesis"
+    broken.run(["sudo", "-n", "chmod", "000", program])
+    try:
+        broken.run(["sudo", "-n", "supervisorctl", "restart", "genesis"], check=False, timeout=60)
+        pair.taken_over(tokens)
+        pair.follows_again()
+    finally:
+        broken.run(["sudo", "-n", "chmod", "755", program])
+    assert status(env)["lease"]["over_released"]
 
 
 def test_by_hand_the_hosts_ask_and_paused_they_do_not(env: Env) -> None:
