@@ -5,6 +5,8 @@ PYTHON ?= python3
 SCENARIO ?= complete-failure
 WORKERS ?= 2
 MB ?= 1000
+KILLS ?= 200
+SEED ?=
 UV := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
@@ -36,6 +38,10 @@ drill: setup-lab ## rehearse a failover on real hosts and report RTO and RPO (ne
 .PHONY: bench
 bench: setup ## measure restores beside Litestream, a plain download and the plain script; writes docs/benchmarks.md (MB=1000)
 	$(IN_VENV) python -m lab.bench --mb $(MB)
+
+.PHONY: kills
+kills: setup ## kill service, Litestream, host and store at random moments, and restore after each; writes docs/kills.md (KILLS=200 SEED=)
+	$(IN_VENV) python -m lab.kills --kills $(KILLS) $(if $(SEED),--seed $(SEED)) --page docs/kills.md
 
 ##### While working
 

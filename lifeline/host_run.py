@@ -28,8 +28,7 @@ FIRST_DATA_POLL_S = (1.0, 5.0)
 def run_service(config: Config) -> NoReturn:
     """The service, as its user, on a confirmed primary only."""
     epoch = require_lease(config)
-    for database in config.service.databases:
-        _enter(config.layout.live(database))
+    settle(config)
     _become_service(config, config.service.command, epoch)
 
 
@@ -47,19 +46,24 @@ def run_litestream(config: Config) -> NoReturn:
     yml = config.layout.litestream_yml
     if f"epoch-{epoch:04d}/" not in yml.read_text():
         raise Refused(f"{yml} is not of epoch {epoch}", hint=f"lifeline-host start-primary --epoch {epoch}")
-    for database in config.service.databases:
-        live = config.layout.live(database)
-        _enter(live)
-        local = config.layout.state / "litestream" / f"epoch-{epoch:04d}" / database.name / "ltx/0"
-        if live.exists() and wal.begin_anew(live, local):
-            say(f"{live}: its log isn't what the replica goes on from; a full copy will be taken")
+    settle(config, epoch)
     _exec(replica.replicate_argv(config.layout.litestream, yml), proc.child_environment())
 
 
-def _enter(live: Path) -> None:
-    """Before whoever opens it next writes: see wal.py."""
-    if live.exists() and wal.enter(live):
-        say(f"{live}: a transaction that a killed writer had left unentered is kept")
+def settle(config: Config, epoch: int | None = None) -> None:
+    """Before anybody opens the databases who may write: what a killed writer left is put right, and with an `epoch`
+    what Litestream's local files of it contradict. See wal.py."""
+    for database in config.service.databases:
+        live = config.layout.live(database)
+        if not live.exists():
+            continue
+        if wal.enter(live):
+            say(f"{live}: a transaction that a killed writer had left unentered is kept")
+        if epoch is None:
+            continue
+        local = config.layout.state / "litestream" / f"epoch-{epoch:04d}" / database.name / "ltx/0"
+        if wal.begin_anew(live, local):
+            say(f"{live}: its log isn't what the replica goes on from; a full copy will be taken")
 
 
 def say(text: str) -> None:

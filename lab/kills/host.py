@@ -51,6 +51,7 @@ class Program:
     argv: Callable[[], Sequence[str]]
     env: Callable[[], Mapping[str, str]]
     log: Path
+    before: Callable[[], None]
     wanted: bool = False
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -59,6 +60,7 @@ class Program:
         while True:
             with changed:
                 changed.wait_for(lambda: self.wanted)
+                self.before()
                 with self.log.open("ab") as log:
                     self.process = subprocess.Popen(self.argv(), env=dict(self.env()), stdout=log, stderr=log)
                 changed.notify_all()
@@ -128,6 +130,9 @@ class Confirmed:
             self._config.service.name, holder, epoch, policy.lease_ttl_s, policy.lease_margin_s, 0, "operator:x", ""
         )
 
+    def read(self) -> Lease | None:
+        return self.renew(self._config.name, read_role(self._config.layout).epoch)
+
 
 def programs(config: Config) -> Programs:
     """Service and Litestream, as supervisor has them on a droplet."""
@@ -140,12 +145,14 @@ def programs(config: Config) -> Programs:
                 lambda: replica.replicate_argv(layout.litestream, layout.litestream_yml),
                 proc.child_environment,
                 logs / "litestream.log",
+                lambda: host_run.settle(config, read_role(layout).epoch),
             ),
             Program(
                 service.name,
                 lambda: ENGINE,
                 lambda: {**host_run.service_environment(config, read_role(layout).epoch), **_own_python()},
                 logs / f"{service.name}.log",
+                lambda: host_run.settle(config),
             ),
         ]
     )

@@ -154,7 +154,7 @@ class Site:
         try:
             await_(self._exchange_answers, 20, "the exchange answers")
             self.new_host()
-            self.host.await_event("primary", 60)
+            self.host.await_event("primary", 120)
             client = self._spawn(
                 *("client", "--name", NAME, "--port", self.port, "--dns", f"{HERE}:{dns}", "--ledger", self.ledger),
                 *("--workers", WORKERS, "--rate", RATE),
@@ -268,7 +268,7 @@ class Site:
         done = (e for e in self._late(since) if e.kind == "acknowledged" and float(e.fields["began"]) > since)
         return min(done, key=lambda event: event.mono, default=None)
 
-    def await_load(self, since: Moment, within_s: float = 40.0) -> Event:
+    def await_load(self, since: Moment, within_s: float = 120.0) -> Event:
         """Until something is acknowledged that began after `since`."""
         await_(lambda: self._acknowledged(since.mono), within_s, "the load flows again")
         found = self._acknowledged(since.mono)
@@ -286,7 +286,7 @@ class Site:
         def met() -> set[str]:
             return {event.fields["id"].split("-")[1] for event in self._late(since.mono) if event.kind == "failed"}
 
-        await_(lambda: len(met()) == WORKERS, 15, "every user meets the dead host")
+        await_(lambda: len(met()) == WORKERS, 60, "every user meets the dead host")
 
     def forget(self, books: Books) -> None:
         """The host is lost, and with it what this copy lacks: it was told once."""
