@@ -92,6 +92,9 @@ def _lose_store(site: Site, kill: Kill) -> tuple[Moment, Record]:
     if acknowledged and kill.durability == "vault":
         problems.append(f"{acknowledged} writes were acknowledged while the vault was away")
     record, _ = _shown(kill, at, site.look())
+    if kill.durability == "async":
+        # What an outage leaves behind is bounded by nothing: the next kill would be judged by this one's backlog.
+        site.await_caught_up()
     told = first.told if first else ""
     return at, replace(record, problems=(*problems, *record.problems), cut_off=told)
 

@@ -312,9 +312,13 @@ class Site:
         """The load stopped, every order at its end, all of it in the vault: then the books must agree."""
         self._client.terminate()
         self._client.wait(30)
-        layout = Layout(self.host.folder)
-        await_(lambda: self._synced(layout), 30, "the last transactions reach the vault")
+        self.await_caught_up()
         return self.look()
+
+    def await_caught_up(self) -> None:
+        """Until the vault has all that was written before; after an outage Litestream takes its time."""
+        layout = Layout(self.host.folder)
+        await_(lambda: self._synced(layout), 60, "the last transactions reach the vault")
 
     def _synced(self, layout: Layout) -> bool:
         try:

@@ -62,7 +62,8 @@ def serve(config: Config) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     config.database.parent.mkdir(parents=True, exist_ok=True)
-    store = Store(config.database, epoch=config.epoch, checkpoints=config.barrier_socket is None)
+    # Under Lifeline Litestream checkpoints, whatever the durability.
+    store = Store(config.database, epoch=config.epoch, checkpoints=config.epoch == 0 and config.barrier_socket is None)
     audit = Audit(config.logs, host=config.host, epoch=config.epoch)
     barrier = AgentBarrier(config.barrier_socket, config.barrier_timeout_s) if config.barrier_socket else no_barrier
     desk = Desk(store, Venue(config.exchange, config.exchange_timeout_s), barrier, audit)
