@@ -14,6 +14,7 @@ from lifeline.triggers import Series, Trigger, selector
 
 Durability = Literal["async", "vault"]
 Expectation = Literal["no-rows", "rows"]
+Rotation = Literal["rename", "truncate"]
 WINDOW_MOST_S = 86_400
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 HOOKS = ("quiesce", "resume", "reconcile", "compare")
@@ -90,6 +91,7 @@ class Service:
     configuration: tuple[PurePosixPath, ...] = ()
     state: tuple[PurePosixPath, ...] = ()
     logs: tuple[PurePosixPath, ...] = ()
+    log_rotation: Rotation = "rename"
     invariants: tuple[Invariant, ...] = ()
     hooks: Hooks = field(default_factory=Hooks)
     probe: Probe | None = None
@@ -141,7 +143,7 @@ def _service(at: At) -> Service:
     if invariants:
         _distinct(at.at("invariants"), [invariant.name for invariant in invariants])
     paths, hooks = at.at("paths", {}), at.at("hooks", {})
-    paths.only({"configuration", "state", "logs"})
+    paths.only({"configuration", "state", "logs", "log_rotation"})
     hooks.only(set(HOOKS))
     return Service(
         name=name,
@@ -156,6 +158,7 @@ def _service(at: At) -> Service:
         configuration=_paths(paths, "configuration"),
         state=_paths(paths, "state"),
         logs=_paths(paths, "logs"),
+        log_rotation=cast(Rotation, paths.choice("log_rotation", ("rename", "truncate"), "rename")),
         invariants=invariants,
         hooks=Hooks(*(hooks.texts(key, []) for key in HOOKS)),
         probe=_probe(at.at("probe")) if at.has("probe") else None,
