@@ -72,7 +72,7 @@ EXTRA = {
     '[[databases]]\nname = "b"\npath = "/a/../b"': r"databases\[1\]\.path",
     '[[invariants]]\nname = "i"\ndatabase = "no"\nsql = "SELECT 1"': r'invariants\[0\]\.database: "no" .* of: trades',
     '[[invariants]]\nname = "i"\nsql = ""': r"invariants\[0\]\.sql: must be a non-empty string",
-    '[paths]\nlog = ["/var/log/x"]': r"paths\.log: is not known; allowed here: configuration, log_rotation, logs, state",
+    '[paths]\nlog = ["/var/log/x"]': r"paths\.log: is not known; allowed here: .*, logs, state",
     '[hooks]\nquiesce = "stop"': r"hooks\.quiesce: must be a list",
     '[metrics]\npath = "metrics"': r'metrics\.path: "metrics" is not allowed; the path of a URL',
     "[metrics]\nport = 9100": r"metrics\.port: is not known",
