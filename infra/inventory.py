@@ -68,6 +68,7 @@ def inventory(
             "offsite_days": config.offsite.retention_days,
         },
         "dns": {"resolvers": list(config.resolvers), "route53": _second(config, second)},
+        "thresholds": {"disk_percent": config.thresholds.disk_percent},
     }
 
 

@@ -44,7 +44,8 @@ def poll(condition: Callable[[], bool], within_s: float) -> bool:
 
 @dataclass
 class Exchange:
-    """The exchange that the service trades on, in a control group of the lab's: ``lab.down`` ends it too."""
+    """The exchange that the service trades on, one book behind two gateways, in a control group of the lab's:
+    ``lab.down`` ends it too."""
 
     data: Path
     log: Path
@@ -56,8 +57,9 @@ class Exchange:
     def start(self) -> None:
         """Started afresh, with empty books; StepFailed when it doesn't answer."""
         Group(EXCHANGE).remove()
-        listen = f"{config.EXCHANGE_ADDRESSES[0]}:{EXCHANGE_PORT}"
-        argv = [sys.executable, "-m", "services.genesis.exchange", "--listen", listen, "--data", str(self.data)]
+        argv = [sys.executable, "-m", "services.genesis.exchange", "--data", str(self.data)]
+        for address in config.EXCHANGE_ADDRESSES:
+            argv += ["--listen", f"{address}:{EXCHANGE_PORT}"]
         spawn(EXCHANGE, argv, self.log, env=_bare_environment(), work=CHECKOUT)
         if not poll(self._answers, 10):
             raise StepFailed(f"the exchange does not answer at {self.url}", hint=f"less {self.log}")

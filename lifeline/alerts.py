@@ -39,6 +39,9 @@ class Seen:
     forks: Sequence[Mapping[str, Any]] = ()
     agent: Mapping[str, Any] | None = field(default_factory=dict)
     """The agent's own status; None: it doesn't answer."""
+    disk_percent: float | None = None
+    disk_limit: float = 100.0
+    relief_to_come: bool = False  # old logs are about to go: perhaps that is enough
 
 
 DISK_FACTOR, DISK_EXTRA = 2.2, 256 << 20  # a restored copy beside the live one, and what is kept
@@ -96,6 +99,12 @@ def _room(seen: Seen) -> Iterable[Alert]:
     if seen.disk_free is not None and seen.disk_free < need:
         says = f"a restore needs {need >> 20} MB of free disk here, there are {seen.disk_free >> 20} MB"
         yield Alert("disk-short", says, "free some space: df -h /var/lib on that host")
+    if seen.disk_percent is not None and seen.disk_percent >= seen.disk_limit and not seen.relief_to_come:
+        says = (
+            f"the disk is {seen.disk_percent:.0f} % full ({seen.disk_limit:.0f} % is the limit), and letting go of old "
+            "logs was not enough: when it is full, nothing can be written"
+        )
+        yield Alert("disk-critical", says, "what fills it? on that host: du -xh /var | sort -h | tail -20")
     if seen.memory_available is not None and seen.memory_available < MEMORY_NEEDED:
         says = f"a restore needs {MEMORY_NEEDED >> 20} MB of memory, there are {seen.memory_available >> 20} MB"
         yield Alert("memory-short", says, "look what uses it: free -m on that host")

@@ -16,6 +16,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,8 @@ def parser() -> argparse.ArgumentParser:
     verb("offsite", _offsite, "copy what is new in the vault to the off-site vault")
     prune = verb("prune", _prune, "let go of what is kept long enough")
     prune.add_argument("--dry-run", action="store_true", help="only say what would go")
+    kept = verb("logs", _logs, "set logs aside, bring them into the vault, delete old ones that are there")
+    kept.add_argument("--dry-run", action="store_true", help="only say what would be done")
     verb("catalogue", _catalogue, "when each job last succeeded, as the vault has it")
     verb("sentinel", _sentinel, "note the time in every database, for the age of what a restore finds")
     restore = verb("restore", _restore, "restore beside, verify, swap", epoch=True)
@@ -339,6 +343,21 @@ def _prune(layout: Layout, arguments: argparse.Namespace) -> Answer:
     if answer["errors"]:
         error = StepFailed(f"not everything could be looked at: {answer['errors'][0]}", hint="fab status; fab prune")
         raise _with_answer(error, answer)
+    return answer
+
+
+def _logs(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    from lifeline import host_stores, logs
+
+    config = load_config(layout)
+    stores = {
+        "vault": cache(lambda: host_stores.open_vault_store(config)),
+        "offsite": cache(lambda: host_stores.open_offsite_store(config)),
+    }
+    answer = logs.keep(config, stores, datetime.now(UTC), dry_run=arguments.dry_run)
+    if answer["errors"]:
+        says = "; ".join(answer["errors"][:3])
+        raise _with_answer(StepFailed(f"not all logs were kept: {says}", hint="lifeline-host logs, again"), answer)
     return answer
 
 

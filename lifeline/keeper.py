@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import alerts, forks, proc, roles, schedule, sentinel
+from lifeline import alerts, forks, logs, proc, roles, schedule, sentinel
 from lifeline.errors import LifelineError, StepFailed
 from lifeline.layout import (
     Config,
@@ -43,9 +43,10 @@ CATALOGUE_S = 600.0
 ALERTS_S = 10.0
 SETTLE_S = 120.0  # after a role was taken: a failover has other things to do
 JOB_S = 6 * 3600.0
+RELIEF = timedelta(minutes=15)  # for logs to make room, before a person is told that the disk is full
 OTHERS_GRACE = timedelta(hours=2)  # the other host tells what it didn't do itself, if it can
 RUNNING, STOPPED = "RUNNING", "STOPPED"  # beside the verdicts of jobs that came to their end
-UNLISTED = ("offsite", "prune")  # jobs that leave no entry in the catalogue
+UNLISTED = ("offsite", "prune", "logs")  # jobs that leave no entry in the catalogue
 log = logging.getLogger("lifeline.keeper")
 Clock = Callable[[], datetime]
 
@@ -99,6 +100,8 @@ class Keeper:
         self._read_at: float | None = None
         self._catalogue_error: str | None = None
         self._next: dict[str, float] = {}
+        self._disk_percent: float | None = None
+        self._disk_over: datetime | None = None
 
     def look(self, config: Config) -> None:
         """One round: role, job, sentinel, catalogue, alerts, and the next job if none runs."""
@@ -109,8 +112,11 @@ class Keeper:
         settled = role.role != "none" and self._elapsed() - self._role_since >= self._settle_s
         if role.role == "primary" and self._time_for("sentinel", SENTINEL_S):
             self._write_sentinel(config)
+        self._look_at_disk(config)
         if settled:
             self._read_catalogue()
+            if self._running is None and (wanted := self._relief(config, role)):
+                self._begin(config, wanted, role)
         if self._time_for("alerts", ALERTS_S):
             self._raise_alerts(config, role, settled)
         if settled and self._catalogue_error is None and self._running is None:
@@ -123,6 +129,28 @@ class Keeper:
             return False
         self._next[what] = self._elapsed() + every
         return True
+
+    def _look_at_disk(self, config: Config) -> None:
+        """Since when it is above the limit."""
+        self._disk_percent = logs.disk_percent(config)
+        over = self._disk_percent is not None and self._disk_percent >= config.inventory.thresholds.disk_percent
+        self._disk_over = (self._disk_over or self._now()) if over else None
+
+    def _relief(self, config: Config, role: RoleFile) -> schedule.Due | None:
+        """Room by the logs, at once when the disk is above the limit."""
+        if self._disk_over is None:
+            return None
+        return schedule.at_once(role.role, "logs", self._disk_over, self._logs_ended(config), self._now())
+
+    def _relief_to_come(self, config: Config) -> bool:
+        """Above the limit for so short that the logs were not seen to yet."""
+        if (since := self._disk_over) is None:
+            return False
+        ended = self._logs_ended(config)
+        return (ended is None or ended < since) and self._now() - since < RELIEF
+
+    def _logs_ended(self, config: Config) -> datetime | None:
+        return _time(read_jobs(config.layout).get("logs", {}).get("ended"))
 
     def _write_sentinel(self, config: Config) -> None:
         answer = roles.ask_agent(config.layout.agent_socket, "GET", "/lease")
@@ -229,6 +257,9 @@ class Keeper:
             failed={name: str(job.get("says")) for name, job in jobs.items() if job.get("failed")},
             largest_database=max((_size(path) for path in _copies(config, role)), default=0),
             disk_free=shutil.disk_usage(live).free if live.is_dir() else None,
+            disk_percent=self._disk_percent,
+            disk_limit=config.inventory.thresholds.disk_percent,
+            relief_to_come=settled and self._relief_to_come(config),
             memory_available=memory_available(),
             replica_age_s=max(known, default=None),
             replica_unseen=primary and len(known) < len(config.service.databases),

@@ -6,6 +6,8 @@ The load client writes one JSON line an event, flushed to the disk before it goe
 |---|---|
 | sent | id: before the first attempt |
 | acknowledged | id, value (what the service says it did), began (mono of the attempt), served_by, epoch |
+| queued | id, served_by: a promise that it will be done; the client then only asks what became of it |
+| forgotten | id: it was queued, and the service doesn't know it any more; it is sent again |
 | refused | id, status: a final no |
 | failed | id, reason: no answer, or not a final one; the same id is sent again |
 | read_back | id, began (mono of the acknowledged attempt), served_by: the write was read through the public name |

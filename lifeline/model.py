@@ -302,6 +302,17 @@ class BackupPolicy:
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """Above these a host helps itself, or calls for help."""
+
+    disk_percent: int = 85
+
+    @classmethod
+    def read(cls, at: At) -> Thresholds:
+        return cls(at.integer("disk_percent", cls().disk_percent, least=1, most=99))
+
+
+@dataclass(frozen=True)
 class Inventory:
     """The stack's one output: all that recovery needs to know about what exists."""
 
@@ -318,6 +329,7 @@ class Inventory:
     policy: FailoverPolicy
     backups: BackupPolicy = BackupPolicy()
     dns: DnsRef = DnsRef()
+    thresholds: Thresholds = Thresholds()
 
     @classmethod
     def from_json(cls, document: str | bytes | Mapping[str, Any], source: str = "inventory") -> Inventory:
@@ -346,6 +358,7 @@ class Inventory:
             policy=FailoverPolicy.read(at.at("policy")),
             backups=BackupPolicy.read(at.at("backups", {})),
             dns=DnsRef.read(at.at("dns", {})),
+            thresholds=Thresholds.read(at.at("thresholds", {})),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -366,6 +379,7 @@ class Inventory:
             "policy": policy,
             "backups": asdict(self.backups),
             "dns": {**asdict(self.dns), "resolvers": list(self.dns.resolvers)},
+            "thresholds": asdict(self.thresholds),
         }
 
     def host(self, name: str) -> Host:

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from lifeline.model import WEEKDAYS, BackupPolicy, Role
 
 AHEAD = timedelta(minutes=5)  # how far clocks of two hosts may differ
+AT_ONCE_AGAIN = timedelta(minutes=10)
 RETRY = (timedelta(minutes=5), timedelta(minutes=15), timedelta(minutes=30))
 
 
@@ -32,6 +33,9 @@ class Job:
 JOBS = (
     Job("backup-full", "primary", ("backup", "--full"), timedelta(minutes=60), ("backup-incremental",)),
     Job("backup-incremental", "primary", ("backup",), timedelta(minutes=30)),
+    # Wherever the service has run there are logs.
+    Job("logs", "primary", ("logs",), timedelta(minutes=60)),
+    Job("logs", "standby", ("logs",), timedelta(minutes=60)),
     Job("offsite", "primary", ("offsite",), timedelta(minutes=15)),
     Job("prune", "primary", ("prune",), timedelta(hours=24)),
     Job("verify-weekly", "standby", ("prove", "--scheduled", "--weekly"), timedelta(hours=12), ("verify",)),
@@ -62,6 +66,8 @@ def slot(job: Job, policy: BackupPolicy, now: datetime) -> datetime:
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if job.name == "backup-incremental":
         return midnight + timedelta(hours=now.hour // policy.every_hours * policy.every_hours)
+    if job.name == "logs":
+        return midnight + timedelta(hours=now.hour)
     if job.name == "offsite":
         seconds = int((now - midnight).total_seconds())
         return midnight + timedelta(seconds=seconds // policy.offsite_every_s * policy.offsite_every_s)
@@ -77,6 +83,7 @@ def following(job: Job, policy: BackupPolicy, success: datetime) -> datetime:
     """The first slot that a success at this time didn't serve."""
     period = {
         "backup-incremental": timedelta(hours=policy.every_hours),
+        "logs": timedelta(hours=1),
         "offsite": timedelta(seconds=policy.offsite_every_s),
         "verify-weekly": timedelta(days=7),
     }.get(job.name, timedelta(days=1))
@@ -120,6 +127,14 @@ def due(
             continue
         return Due(job, wanted)
     return None
+
+
+def at_once(role: Role, name: str, since: datetime, ended: datetime | None, now: datetime) -> Due | None:
+    """A job that something calls for since then, whatever the calendar says: once for it, and now and then again."""
+    if ended is not None and since <= ended <= now + AHEAD and now - ended < AT_ONCE_AGAIN:
+        return None
+    job = next((job for job in JOBS if (job.name, job.role) == (name, role)), None)
+    return Due(job, now) if job else None
 
 
 def _again(last: Attempt, now: datetime) -> bool:

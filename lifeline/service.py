@@ -10,9 +10,12 @@ from typing import Literal, cast
 
 from lifeline.errors import BadConfig
 from lifeline.schema import At
+from lifeline.triggers import Series, Trigger, selector
 
 Durability = Literal["async", "vault"]
 Expectation = Literal["no-rows", "rows"]
+Rotation = Literal["rename", "truncate"]
+WINDOW_MOST_S = 86_400
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 HOOKS = ("quiesce", "resume", "reconcile", "compare")
 # Supervisor's program names share one namespace with the library's own programs.
@@ -73,6 +76,7 @@ class Service:
     """A service as its service.toml describes it.  Times in seconds; paths absolute, on the host.
 
     ``command`` and hooks are argv; a relative program is looked up in the service's own folder of the bundle.
+    ``metrics``: the path of the URL with its figures, which ``triggers`` judge; None: it has none.
     """
 
     name: str
@@ -87,9 +91,12 @@ class Service:
     configuration: tuple[PurePosixPath, ...] = ()
     state: tuple[PurePosixPath, ...] = ()
     logs: tuple[PurePosixPath, ...] = ()
+    log_rotation: Rotation = "rename"
     invariants: tuple[Invariant, ...] = ()
     hooks: Hooks = field(default_factory=Hooks)
     probe: Probe | None = None
+    metrics: str | None = None
+    triggers: tuple[Trigger, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Service:
@@ -121,7 +128,7 @@ def _service(at: At) -> Service:
     at.only(
         {
             *("name", "user", "command", "port", "health", "durability", "start_within_s", "stop_within_s"),
-            *("databases", "paths", "invariants", "hooks", "probe"),
+            *("databases", "paths", "invariants", "hooks", "probe", "metrics", "triggers"),
         }
     )
     name = _name(at, "name")
@@ -136,7 +143,7 @@ def _service(at: At) -> Service:
     if invariants:
         _distinct(at.at("invariants"), [invariant.name for invariant in invariants])
     paths, hooks = at.at("paths", {}), at.at("hooks", {})
-    paths.only({"configuration", "state", "logs"})
+    paths.only({"configuration", "state", "logs", "log_rotation"})
     hooks.only(set(HOOKS))
     return Service(
         name=name,
@@ -151,9 +158,12 @@ def _service(at: At) -> Service:
         configuration=_paths(paths, "configuration"),
         state=_paths(paths, "state"),
         logs=_paths(paths, "logs"),
+        log_rotation=cast(Rotation, paths.choice("log_rotation", ("rename", "truncate"), "rename")),
         invariants=invariants,
         hooks=Hooks(*(hooks.texts(key, []) for key in HOOKS)),
         probe=_probe(at.at("probe")) if at.has("probe") else None,
+        metrics=_metrics(at.at("metrics")) if at.has("metrics") else None,
+        triggers=_triggers(at),
     )
 
 
@@ -217,6 +227,45 @@ def _probe(at: At) -> Probe:
     if "{token}" not in probe.read_path:
         at.at("read_path").fail('must hold "{token}"')
     return probe
+
+
+def _metrics(at: At) -> str:
+    at.only({"path"})
+    return _url_path(at, "path")
+
+
+def _triggers(at: At) -> tuple[Trigger, ...]:
+    triggers = tuple(_trigger(item) for item in at.each("triggers", []))
+    if triggers:
+        _distinct(at.at("triggers"), [trigger.name for trigger in triggers])
+        if not at.has("metrics"):
+            at.at("triggers").fail("need [metrics] with its path: where else would their figures come from?")
+    return triggers
+
+
+def _trigger(at: At) -> Trigger:
+    at.only({"name", "metric", "increase", "above", "within_s"})
+    if at.has("increase") is at.has("above"):
+        at.fail("needs exactly one threshold: increase (of a counter) or above (of a gauge)")
+    trigger = Trigger(
+        name=at.text("name"),
+        metric=_selector(at),
+        within_s=at.number("within_s", least=1),
+        increase=at.number("increase") if at.has("increase") else None,
+        above=at.number("above") if at.has("above") else None,
+    )
+    if trigger.within_s > WINDOW_MOST_S:
+        at.at("within_s").fail(f"{trigger.within_s:g} is not allowed; at most a day ({WINDOW_MOST_S})")
+    if trigger.increase is not None and trigger.increase <= 0:
+        at.at("increase").fail(f"{trigger.increase:g} is not allowed; above 0, or it would always fire")
+    return trigger
+
+
+def _selector(at: At) -> Series:
+    try:
+        return selector(at.text("metric"))
+    except ValueError as error:
+        at.at("metric").fail(str(error))
 
 
 def _distinct(at: At, values: list[str]) -> None:

@@ -53,6 +53,7 @@ PURE = (
     "lifeline.ledger",
     "lifeline.schedule",
     "lifeline.alerts",
+    "lifeline.triggers",
 )
 IMPURE_MODULES = frozenset(
     {

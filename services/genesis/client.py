@@ -1,7 +1,8 @@
 """The load client: trades through the public name as a user would, and keeps the ledger the drill is judged by.
 
 It honours DNS: an answer is used until its TTL is over and not asked for again before, whatever happens meanwhile. It
-never believes an order executed before it is told so: what isn't acknowledged is sent again, under the same id.
+never believes an order executed before it is told so: what isn't acknowledged is sent again, under the same id. What
+was taken into the queue is a promise: it isn't sent again, but asked for until it is done.
 
     python -m services.genesis.client --name trade.genesis.test --dns 198.18.0.53 --ledger FILE    (SIGTERM ends it)
 """
@@ -123,6 +124,7 @@ class Worker(threading.Thread):
         self._random = random.Random(number)
         self._connection: http.client.HTTPConnection | None = None
         self._confirmed = ""
+        self._promised = False
 
     def run(self) -> None:
         due = time.monotonic() + self._random.random() * self._every_s
@@ -142,6 +144,7 @@ class Worker(threading.Thread):
             "qty": self._random.randint(1, 20),
         }
         self._ledger.write("sent", id=identity)
+        self._promised = False
         give_up: float | None = None
         while give_up is None or time.monotonic() < give_up:
             if self._attempt(identity, order):
@@ -155,11 +158,15 @@ class Worker(threading.Thread):
         began = time.monotonic()
         try:
             address = self._dns.address()
-            status, answer = self._call(address, "POST", "/orders", order)
+            if self._promised:
+                status, answer = self._call(address, "GET", f"/orders/{identity}")
+            else:
+                status, answer = self._call(address, "POST", "/orders", order)
         except (Unresolved, OSError, http.client.HTTPException, ValueError) as error:
             self._failed(identity, repr(error))
             return False
-        if status == 201 and answer.get("client_order_id") == identity and answer.get("state") == "filled":
+        state = answer.get("state") if answer.get("client_order_id") == identity else None
+        if status in (200, 201) and state == "filled":
             self._ledger.write(
                 "acknowledged",
                 id=identity,
@@ -170,7 +177,16 @@ class Worker(threading.Thread):
             )
             self._read_back(address, identity, answer["trade_id"], began)
             return True
-        if 400 <= status < 500:
+        if status in (200, 202) and state == "queued":
+            if not self._promised:
+                self._ledger.write("queued", id=identity, served_by=answer.get("served_by"))
+            self._promised = True
+            return False
+        if status == 404 and self._promised:
+            self._ledger.write("forgotten", id=identity)
+            self._promised = False
+            return False
+        if 400 <= status < 500 or state == "rejected":
             self._ledger.write("refused", id=identity, status=status, answer=answer)
             return True
         self._failed(identity, f"{status}: {str(answer)[:200]}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from services.genesis.engine.breaker import Rules
 from services.genesis.engine.model import NotAcknowledged, Order
 from services.genesis.engine.venue import Venue
 from services.genesis.exchange.book import Book, Mismatch
@@ -29,7 +30,7 @@ def exchange(tmp_path: Path) -> Iterator[Exchange]:
 
 @pytest.fixture
 def venue(exchange: Exchange) -> Venue:
-    return Venue(f"http://127.0.0.1:{exchange.server_address[1]}", timeout_s=0.5)
+    return Venue({"main": f"http://127.0.0.1:{exchange.server_address[1]}"}, timeout_s=0.5, rules=Rules(failures=1000))
 
 
 def order(identity: str = "c1", qty: int = 2) -> Order:

@@ -4,99 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-import socket
-import socketserver
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
-from lifeline.service import Service
-from services.genesis.engine.audit import Audit
 from services.genesis.engine.config import BadSetting, Config
-from services.genesis.engine.desk import QUIESCED, RECONCILING, Desk
-from services.genesis.engine.model import Ask, Conflict, Execution, Invalid, NotAcknowledged, Order
+from services.genesis.engine.desk import QUIESCED, RECONCILING
+from services.genesis.engine.model import Ask, Conflict, Execution, Invalid, NotAcknowledged
 from services.genesis.engine.state import write_state
-from services.genesis.engine.store import Store
-from services.genesis.engine.web import Api
+from tests.unit.genesiskit import EXCHANGE, REPO, Cut, FakeAgent, Process, Rig, ask, violations
 
-REPO = Path(__file__).resolve().parents[2]
-SERVICE = Service.load(REPO / "services/genesis/service.toml")
-EXCHANGE = {"GENESIS_EXCHANGE": "http://127.0.0.1:1"}
 SYMBOLS = frozenset({"BTC", "ETH"})
-
-
-class Cut(BaseException):
-    """The power is gone: nothing of the engine's runs any more."""
-
-
-class FakeExchange:
-    """Idempotent like the real one; ``before`` and ``after`` may raise."""
-
-    def __init__(self) -> None:
-        self.executions: dict[str, Execution] = {}
-        self.sent: list[str] = []
-        self.before: Callable[[], None] = lambda: None
-        self.after: Callable[[], None] = lambda: None
-
-    def execute(self, order: Order) -> Execution:
-        self.sent.append(order.client_order_id)
-        self.before()
-        if order.client_order_id not in self.executions:
-            number = len(self.executions) + 1
-            self.executions[order.client_order_id] = Execution(True, f"X{number}", 100 + number, "2026-01-01T00:00:00Z")
-        self.after()
-        return self.executions[order.client_order_id]
-
-    def look_up(self, client_order_id: str) -> Execution | None:
-        self.before()
-        return self.executions.get(client_order_id)
-
-
-class Vault:
-    """A barrier that keeps what the vault holds: the tables as they were at the last successful call."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.calls = 0
-        self.holds: dict[str, str] = {}
-        self.fail_on: set[int] = set()
-        self.cut_on: int | None = None
-
-    def __call__(self) -> None:
-        import apsw
-
-        self.calls += 1
-        if self.calls == self.cut_on:
-            raise Cut
-        if self.calls in self.fail_on or 0 in self.fail_on:
-            raise NotAcknowledged("the vault does not answer")
-        rows = apsw.Connection(str(self._path)).execute("SELECT client_order_id, state FROM orders")
-        self.holds = {str(identity): str(state) for identity, state in rows}
-
-
-class Rig:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.exchange = FakeExchange()
-        self.vault = Vault(folder / "genesis.db")
-        self.open()
-
-    def open(self, epoch: int = 1) -> None:
-        self.store = Store(self.folder / "genesis.db", epoch=epoch)
-        self.desk = Desk(self.store, self.exchange, self.vault, Audit(self.folder / "logs"))
-
-    def audit(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "logs" / "audit.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -104,22 +32,6 @@ def rig(tmp_path: Path) -> Rig:
     rig = Rig(tmp_path)
     rig.desk.reconcile()
     return rig
-
-
-def ask(identity: str = "c1", symbol: str = "BTC", side: Any = "buy", qty: int = 5) -> Ask:
-    return Ask(identity, symbol, side, qty)
-
-
-def violations(path: Path) -> dict[str, list[Any]]:
-    """The invariants of service.toml, as the library will ask them."""
-    import apsw
-
-    found = {}
-    for invariant in SERVICE.invariants:
-        rows = list(apsw.Connection(str(path)).execute(invariant.sql))
-        if bool(rows) is (invariant.expect == "no-rows"):
-            found[invariant.name] = rows
-    return found
 
 
 # -- the way of an order
@@ -299,8 +211,6 @@ def test_reconciliation_books_what_the_exchange_did_and_leaves_what_it_never_saw
     ],
 )
 def test_damage_violates_the_invariant_that_names_it(rig: Rig, damage: str, invariant: str) -> None:
-    import apsw
-
     rig.desk.place(ask("c1"))
     rig.desk.place(ask("c2", symbol="ETH", side="sell", qty=3))
     apsw.Connection(str(rig.folder / "genesis.db")).execute(damage)
@@ -329,12 +239,8 @@ def test_a_senseless_order_is_refused_by_field(change: dict[str, Any], word: str
         Ask.from_json({**raw, **change}, SYMBOLS)
 
 
-def config(folder: Path, **env: str) -> Config:
-    return Config.load({"GENESIS_HOME": str(folder), "GENESIS_LOGS": str(folder / "logs"), **EXCHANGE, **env})
-
-
 def test_the_api_answers_with_honest_status_codes(rig: Rig) -> None:
-    api = Api(rig.desk, config(rig.folder))
+    api = rig.api()
     order = {"client_order_id": "c1", "symbol": "BTC", "side": "buy", "qty": 1}
 
     def post(**change: Any) -> tuple[int, Any]:
@@ -355,7 +261,7 @@ def test_the_api_answers_with_honest_status_codes(rig: Rig) -> None:
 def test_the_export_pages_through_every_trade_once(rig: Rig) -> None:
     for number in range(7):
         rig.desk.place(ask(f"c{number}"))
-    api, seen, after = Api(rig.desk, config(rig.folder)), [], 0
+    api, seen, after = rig.api(), [], 0
     while after is not None:
         status, page = api.answer("GET", f"/export/trades?after={after}&limit=3", b"")
         assert status == 200
@@ -365,7 +271,7 @@ def test_the_export_pages_through_every_trade_once(rig: Rig) -> None:
 
 
 def test_a_probe_goes_through_database_and_barrier(rig: Rig) -> None:
-    api = Api(rig.desk, config(rig.folder))
+    api = rig.api()
     assert api.answer("POST", "/probe", b'{"token": "t-1"}')[0] == 201
     assert api.answer("GET", "/probe/t-1", b"")[1]["token"] == "t-1"
     assert api.answer("GET", "/probe/t-2", b"")[0] == 404
@@ -375,9 +281,7 @@ def test_a_probe_goes_through_database_and_barrier(rig: Rig) -> None:
 
 
 def test_health_is_unwell_when_the_database_cannot_be_written(rig: Rig) -> None:
-    import apsw
-
-    api = Api(rig.desk, config(rig.folder))
+    api = rig.api()
     assert api.answer("GET", "/health", b"")[0] == 200
     rig.store._writer.set_busy_timeout(10)
     api._beaten = (float("-inf"), None)
@@ -412,62 +316,6 @@ def test_a_wrong_setting_is_named(name: str, value: str) -> None:
 
 
 # -- the process: real sockets, a fake agent, SIGKILL
-
-
-class FakeAgent(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
-    calls = 0
-
-
-class _AgentHandler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        FakeAgent.calls += 1
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b'{"txid": 1}')
-
-    def log_message(self, format: str, *args: Any) -> None: ...
-    def address_string(self) -> str:
-        return "unix"
-
-
-class Process:
-    def __init__(self, folder: Path, exchange: int) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        agent = FakeAgent(str(folder / "agent.sock"), _AgentHandler)
-        threading.Thread(target=agent.serve_forever, args=(0.05,), daemon=True).start()
-        self.agent = agent
-        self.environment = {
-            **os.environ,
-            **{"LIFELINE_ROLE": "primary", "LIFELINE_EPOCH": "3", "LIFELINE_HOST": "here"},
-            **{"LIFELINE_AGENT_SOCKET": str(folder / "agent.sock"), "GENESIS_EXCHANGE": f"http://127.0.0.1:{exchange}"},
-            **{"GENESIS_HOME": str(folder / "home"), "GENESIS_LOGS": str(folder / "logs")},
-            **{"GENESIS_ADDRESS": "127.0.0.1", "GENESIS_PORT": str(self.port)},
-        }
-        self.start()
-
-    def command(self, verb: str) -> list[str]:
-        return [sys.executable, str(REPO / "services/genesis/bin/genesis"), verb]
-
-    def start(self) -> None:
-        self.child = subprocess.Popen(self.command("serve"), env=self.environment)
-        assert self.hook("reconcile") == 0
-
-    def hook(self, verb: str) -> int:
-        done = subprocess.run(self.command(verb), env=self.environment, capture_output=True, timeout=20, check=False)
-        return done.returncode
-
-    def call(self, path: str, document: Any = None) -> tuple[int, Any]:
-        data = None if document is None else json.dumps(document).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data)
-        try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
 
 
 @pytest.fixture
@@ -510,6 +358,32 @@ def test_the_process_survives_sigkill_quiesces_resumes_and_ends_on_sigterm(proce
     assert time.monotonic() - begun < 5
     state = json.loads((tmp_path / "home/state/positions.json").read_text())
     assert state["positions"]["lots"] == {"BTC": 2}
+
+
+def test_a_leak_ends_in_an_orderly_stop_and_the_next_start_goes_on(process: Process, tmp_path: Path) -> None:
+    order = {"client_order_id": "c1", "symbol": "BTC", "side": "buy", "qty": 1}
+    first = process.call("/orders", order)[1]
+    assert process.call("/admin/faults", {"leak_mb_per_s": 400})[0] == 200
+    assert process.child.wait(timeout=20) == 0
+    assert json.loads((tmp_path / "home/state/positions.json").read_text())["positions"]["lots"] == {"BTC": 1}
+
+    process.start()
+    assert process.call("/orders", order) == (201, first)
+    assert process.call("/orders", {**order, "client_order_id": "c2"})[0] == 201
+    events = [json.loads(line) for line in (tmp_path / "logs/audit.jsonl").read_text().splitlines()]
+    (stopped,) = [one for one in events if one["event"] == "stopped"]
+    assert stopped["drained"] and re.match(r"memory: (8[5-9]|9\d)% of the configured limit", stopped["reason"])
+    started = [one["after"] for one in events if one["event"] == "started"]
+    assert started == [None, stopped["reason"]]
+
+
+def test_a_limit_that_the_start_alone_exceeds_makes_no_endless_round(process: Process, tmp_path: Path) -> None:
+    process.child.kill()
+    process.child.wait()
+    process.environment["GENESIS_MEMORY_LIMIT_MB"] = "5"
+    process.start()
+    assert process.call("/orders", {"client_order_id": "c1", "symbol": "BTC", "side": "buy", "qty": 1})[0] == 201
+    assert "memory is not watched" in (tmp_path / "logs/audit.jsonl").read_text()
 
 
 def test_a_standby_does_not_even_open_the_database(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class Site:
         self.folder, self.exchange = folder, exchange
         self.database = folder / "genesis.db"
         self.url = f"http://127.0.0.1:{exchange.server_address[1]}"
-        self.venue = Venue(self.url, 10)
+        self.venue = Venue({"main": self.url}, 10)
         self.store = Store(self.database, epoch=1)
         self.desk = Desk(self.store, self.venue, no_barrier, Audit(folder / "logs"))
         self.desk.reconcile()
@@ -316,7 +316,7 @@ def test_an_exchange_that_is_down_is_no_agreement(site: Site) -> None:
     three_trades(site)
     site.exchange.faults = Faults(down=True)
     done = genesis_compare(site)
-    assert (done.returncode, done.stdout) == (1, "") and "not compared: the exchange did not answer" in done.stderr
+    assert (done.returncode, done.stdout) == (1, "") and "exchange (main) did not answer" in done.stderr
 
 
 def test_books_that_are_not_there_are_no_agreement(site: Site, tmp_path: Path) -> None:

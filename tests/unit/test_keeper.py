@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lifeline import agent_http, alerts, keeper, proc
+from lifeline import agent_http, alerts, keeper, logs, proc
 from lifeline.alerts import Alert, Seen
 from lifeline.errors import StepFailed
 from lifeline.keeper import Keeper
@@ -55,7 +55,7 @@ class Host:
             if self.catalogue_down:
                 raise StepFailed("the vault doesn't answer")
             return {"successes": {**self.successes, **self.forced}, "verification": None}
-        if words[0] in ("offsite", "prune"):
+        if words[0] in ("offsite", "prune", "logs"):
             self.others.append(words[0])
             if words[0] == "offsite" and self.mirror_broken:
                 raise StepFailed("the off-site vault doesn't answer")
@@ -241,6 +241,45 @@ def test_a_mirror_that_stands_still_is_late_though_its_slot_is_always_a_new_one(
     assert names(host) & {"late-offsite", "failed-offsite"} == set()
 
 
+def test_logs_are_seen_to_every_hour_on_either_host(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    host.run(4 * 3600)
+    assert 4 <= host.others.count("logs") <= 5
+    write_role(host.config.layout, "standby", 2)
+    host.others.clear()
+    host.run(3 * 3600)
+    assert 2 <= host.others.count("logs") <= 4 and "offsite" not in host.others
+
+
+def test_a_disk_above_its_limit_is_relieved_at_once_and_told_when_that_is_not_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, full = Host(tmp_path), 50.0
+    monkeypatch.setattr(logs, "disk_percent", lambda _: full)
+    host.run(600)
+    before = host.others.count("logs")
+    full = 86.0
+    host.takes = 20
+    host.run(10)
+    assert read_jobs(host.config.layout)["logs"]["verdict"] == "RUNNING" and "disk-critical" not in names(host)
+    host.run(60)
+    assert host.others.count("logs") == before + 1 and "disk-critical" in names(host)
+    for _ in range(6):  # it is tried again now and then, and the alert holds all the while
+        host.run(300)
+        assert "disk-critical" in names(host)
+    assert before + 3 <= host.others.count("logs") <= before + 5
+    full = 50.0
+    host.run(20)
+    assert "disk-critical" not in names(host)
+
+
+def test_a_disk_that_nobody_can_relieve_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(tmp_path, "none")
+    monkeypatch.setattr(logs, "disk_percent", lambda _: 99.0)
+    host.run(30)
+    assert "disk-critical" in names(host)
+
+
 def test_the_primary_tells_what_a_dead_standby_does_not_do(tmp_path: Path) -> None:
     host = Host(tmp_path)
     host.successes = dict.fromkeys(("verify", "verify-weekly"), "2026-01-02T03:00:00+00:00")
@@ -363,6 +402,7 @@ def test_lifeline_hosts_own_words_are_the_jobs_failure(tmp_path: Path) -> None:
         (Seen("primary", disk_free=100 << 20), "disk-short"),
         (Seen("primary", largest_database=10 << 30, disk_free=12 << 30), "disk-short"),
         (Seen("standby", memory_available=50 << 20), "memory-short"),
+        (Seen("none", disk_percent=85.0, disk_limit=85), "disk-critical"),
         (Seen("primary", replica_age_s=61), "replica-stale"),
         (Seen("primary", replica_unseen=True), "replica-unseen"),
         (Seen("standby", verification={"verdict": "FAIL", "at": "x"}), "verification"),
@@ -380,6 +420,8 @@ def test_each_reason_for_an_alert(seen: Seen, name: str) -> None:
 def test_nothing_wrong_is_no_alert() -> None:
     fine = Seen("primary", (), {}, 1 << 20, 10 << 30, 1 << 30, 1.0, False, {"verdict": "PASS", "at": "x"}, None)
     assert alerts.judge(fine) == []
+    assert alerts.judge(Seen("primary", disk_percent=84.9, disk_limit=85)) == []
+    assert alerts.judge(Seen("primary", disk_percent=99.0, disk_limit=85, relief_to_come=True)) == []
     assert alerts.judge(Seen("standby", replica_age_s=1000)) == []  # a standby's lag is the failover's business
 
 

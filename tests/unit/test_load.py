@@ -56,12 +56,14 @@ def zone() -> Iterator[Zone]:
 
 
 class Service(ThreadingHTTPServer):
-    """Idempotent; ``sick``: answers 503 after having booked."""
+    """Idempotent; ``sick``: answers 503 after having booked; ``away``: the exchange is, so orders are queued."""
 
     daemon_threads = True
 
     def __init__(self, address: str, port: int, book: dict[str, str], name: str) -> None:
-        self.book, self.name, self.sick = book, name, False
+        self.book, self.name, self.sick, self.away = book, name, False, False
+        self.queue: set[str] = set()
+        self.posts: list[str] = []
         super().__init__((address, port), _Handler)
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -75,12 +77,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.posts.append(order["client_order_id"])
+        if self.server.away:
+            self.server.queue.add(order["client_order_id"])
+            return self._send(202, {**order, "state": "queued"})
         trade = self.server.book.setdefault(order["client_order_id"], f"X{len(self.server.book)}")
         self._send(503 if self.server.sick else 201, {**order, "state": "filled", "trade_id": trade})
 
     def do_GET(self) -> None:
         identity = self.path.rsplit("/", 1)[1]
-        self._send(200, {"trade_id": self.server.book.get(identity)})
+        if identity in self.server.queue and not self.server.away:
+            self.server.queue.discard(identity)
+            self.server.book.setdefault(identity, f"X{len(self.server.book)}")
+        if identity in self.server.queue:
+            return self._send(200, {"client_order_id": identity, "state": "queued"})
+        if identity not in self.server.book:
+            return self._send(404, {"error": "no such order"})
+        trade = self.server.book[identity]
+        return self._send(200, {"client_order_id": identity, "state": "filled", "trade_id": trade})
 
     def _send(self, status: int, document: dict[str, Any]) -> None:
         payload = json.dumps({**document, "served_by": self.server.name}).encode()
@@ -169,3 +183,27 @@ def test_it_follows_the_name_to_the_new_primary_and_every_acknowledgement_is_in_
     questions = [event for event in events if event.kind == "resolved"]
     for earlier, later in itertools.pairwise(questions):
         assert later.mono >= float(earlier.fields["until"])
+
+
+def test_what_was_queued_is_asked_for_and_not_sent_again_unless_it_was_forgotten(zone: Zone, tmp_path: Path) -> None:
+    service = Service("127.0.0.1", 0, {}, "here")
+    service.away = True
+    client = Client(tmp_path, zone, service.server_address[1])
+    try:
+        until(lambda: len(service.queue) == 4)  # one of each worker
+        first = set(service.queue)
+        forgotten = min(first)
+        service.queue.discard(forgotten)
+        until(lambda: service.posts.count(forgotten) == 2)
+        service.away = False
+        until(lambda: len(acknowledged(read(client.ledger))) > 10)
+        events = client.stop()
+    finally:
+        client.process.kill()
+    service.shutdown()
+    kinds = {
+        kind: [e.fields["id"] for e in events if e.kind == kind] for kind in ("queued", "forgotten", "acknowledged")
+    }
+    assert set(kinds["queued"]) == first and kinds["forgotten"] == [forgotten]
+    assert [service.posts.count(identity) for identity in sorted(first)] == [2, 1, 1, 1]
+    assert first <= set(kinds["acknowledged"]) and len(set(kinds["acknowledged"])) == len(kinds["acknowledged"])

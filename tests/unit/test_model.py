@@ -27,6 +27,7 @@ def test_the_inventory_round_trips() -> None:
         "policy": {**document["policy"], **defaults},
         "backups": asdict(BackupPolicy()),
         "dns": DNS_DEFAULT,
+        "thresholds": {"disk_percent": 85},
     }
     assert inventory.to_json() == whole
     assert inventory.host(NEW).region == "sgp1" and inventory.other(NEW).name == OLD

@@ -17,12 +17,12 @@ BY_NAME = {job.name: job for job in JOBS}
 
 
 def due(role: Role, successes: dict[str, datetime], attempts: dict[str, Attempt], now: datetime) -> schedule.Due | None:
-    """What is due besides mirror and pruning, which were just done."""
-    return schedule.due(role, POLICY, {"offsite": now, "prune": now, **successes}, attempts, now)
+    """What is due besides mirror, pruning and logs, which were just done."""
+    return schedule.due(role, POLICY, {"offsite": now, "prune": now, "logs": now, **successes}, attempts, now)
 
 
 def late(successes: dict[str, datetime], since: datetime, now: datetime) -> list[tuple[schedule.Job, datetime]]:
-    return schedule.late("primary", POLICY, {"offsite": now, "prune": now, **successes}, since, now)
+    return schedule.late("primary", POLICY, {"offsite": now, "prune": now, "logs": now, **successes}, since, now)
 
 
 def at(text: str) -> datetime:
@@ -36,6 +36,7 @@ def at(text: str) -> datetime:
         ("backup-full", "2026-01-02 01:59", "2026-01-01 02:00"),
         ("backup-incremental", "2026-01-02 03:59", "2026-01-02 00:00"),
         ("backup-incremental", "2026-01-02 04:00", "2026-01-02 04:00"),
+        ("logs", "2026-01-02 03:59", "2026-01-02 03:00"),
         ("verify", "2026-01-02 02:59", "2026-01-01 03:00"),
         ("verify-weekly", "2026-01-02 12:00", "2025-12-28 03:00"),  # a Friday: the Sunday before
         ("verify-weekly", "2026-01-04 03:00", "2026-01-04 03:00"),
@@ -116,3 +117,19 @@ def test_late_is_counted_from_the_slot_or_from_taking_the_role() -> None:
     assert [(job.name, slot) for job, slot in found] == [("backup-full", at("2026-01-02 02:00"))]
     just_promoted = at("2026-01-02 03:00")
     assert late(successes, just_promoted, at("2026-01-02 03:30")) == []
+
+
+@pytest.mark.parametrize(
+    ("role", "ended", "runs"),
+    [
+        ("primary", None, True),
+        ("standby", "2026-01-02 11:00", True),  # before it was called for
+        ("standby", "2026-01-02 11:58", False),
+        ("primary", "2026-01-02 11:45", True),  # and again, ten minutes later
+        ("primary", "2031-01-02 12:00", True),  # by a clock that was wrong
+        ("none", None, False),
+    ],
+)
+def test_what_is_called_for_runs_at_once_and_now_and_then_again(role: Role, ended: str | None, runs: bool) -> None:
+    found = schedule.at_once(role, "logs", at("2026-01-02 11:40"), at(ended) if ended else None, at("2026-01-02 12:00"))
+    assert (found is not None) is runs

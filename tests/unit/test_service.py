@@ -19,6 +19,7 @@ def test_a_small_service() -> None:
     assert service.database("trades").path == PurePosixPath("/var/lib/genesis/trades.db")
     assert (service.start_within_s, service.stop_within_s, service.hooks.reconcile) == (30, 10, ())
     assert service.probe is not None and service.probe.write_method == "POST"
+    assert (service.metrics, service.triggers) == (None, ())
     with pytest.raises(KeyError):
         service.database("other")
 
@@ -30,6 +31,11 @@ def test_the_document_s_example_is_valid() -> None:
     service = Service.parse(example[1], "docs/service.md")
     assert service.invariants[0].expect == "no-rows" and service.invariants[0].database == "trades"
     assert service.hooks.quiesce and service.logs
+    assert service.metrics == "/metrics"
+    assert [(one.metric.name, one.increase, one.above, one.within_s) for one in service.triggers] == [
+        ("genesis_trades_failed_total", 3, None, 600),
+        ("genesis_memory_bytes", None, 2e9, 60),
+    ]
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("services/*/service.toml")), ids=str)
@@ -59,14 +65,25 @@ def test_refused(line: str) -> None:
         Service.parse(f"{line}\n{text}")
 
 
+METRICS = '[metrics]\npath = "/metrics"\n[[triggers]]\nname = "t"'
 EXTRA = {
     '[[databases]]\nname = "trades"\npath = "/x.db"': r'databases: "trades" appears twice',
     '[[databases]]\nname = "b"\npath = "b.db"': r"databases\[1\]\.path: 'b.db' is not allowed; an absolute path",
     '[[databases]]\nname = "b"\npath = "/a/../b"': r"databases\[1\]\.path",
     '[[invariants]]\nname = "i"\ndatabase = "no"\nsql = "SELECT 1"': r'invariants\[0\]\.database: "no" .* of: trades',
     '[[invariants]]\nname = "i"\nsql = ""': r"invariants\[0\]\.sql: must be a non-empty string",
-    '[paths]\nlog = ["/var/log/x"]': r"paths\.log: is not known; allowed here: configuration, logs, state",
+    '[paths]\nlog = ["/var/log/x"]': r"paths\.log: is not known; allowed here: .*, logs, state",
     '[hooks]\nquiesce = "stop"': r"hooks\.quiesce: must be a list",
+    '[metrics]\npath = "metrics"': r'metrics\.path: "metrics" is not allowed; the path of a URL',
+    "[metrics]\nport = 9100": r"metrics\.port: is not known",
+    '[[triggers]]\nname = "t"\nmetric = "m"\nabove = 1\nwithin_s = 5': r"triggers: need \[metrics\] with its path",
+    f'{METRICS}\nmetric = "m"\nwithin_s = 5': r"triggers\[0\]: needs exactly one threshold: increase .* or above",
+    f'{METRICS}\nmetric = "m"\nwithin_s = 5\nabove = 1\nincrease = 1': r"triggers\[0\]: needs exactly one",
+    f'{METRICS}\nmetric = "m"\nabove = 1': r"triggers\[0\]\.within_s: is missing",
+    f'{METRICS}\nmetric = "m"\nabove = 1\nwithin_s = 86401': r"within_s: 86401 is not allowed; at most a day",
+    f'{METRICS}\nmetric = "m"\nincrease = 0\nwithin_s = 5': r"increase: 0 is not allowed; above 0",
+    f'{METRICS}\nmetric = "m{{"\nincrease = 1\nwithin_s = 5': r"triggers\[0\]\.metric: labels of m",
+    f'{METRICS}\nmetric = "a b"\nincrease = 1\nwithin_s = 5': r'triggers\[0\]\.metric: "b" after the metric',
 }
 
 

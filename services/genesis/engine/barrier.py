@@ -8,13 +8,13 @@ import socket
 from pathlib import Path
 from typing import Protocol
 
-from .model import NotAcknowledged
+from .model import NotInVault
 
 DATABASE = "genesis"
 
 
 class Barrier(Protocol):
-    """Returns when all that was committed before the call is in the vault; NotAcknowledged when that isn't proved."""
+    """Returns when all that was committed before the call is in the vault; NotInVault when that isn't proved."""
 
     def __call__(self) -> None: ...
 
@@ -39,11 +39,11 @@ class AgentBarrier:
             answer = connection.getresponse()
             body = answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise NotAcknowledged(f"the commit barrier did not answer: {error!r}") from error
+            raise NotInVault(f"the commit barrier did not answer: {error!r}") from error
         finally:
             connection.close()
         if answer.status != 200:
-            raise NotAcknowledged(f"not in the vault yet: {body[:300].decode(errors='replace')}")
+            raise NotInVault(f"not in the vault yet: {body[:300].decode(errors='replace')}")
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -14,13 +14,16 @@ from typing import Any
 
 import apsw
 
+from . import memory
 from .audit import Audit
 from .barrier import AgentBarrier, no_barrier
+from .breaker import Breaker
 from .compare import compare
 from .config import BadSetting, Config
+from .courier import Courier, compare_beside
 from .desk import QUIESCED, STOPPING, Desk
 from .model import NotAcknowledged
-from .state import write_state
+from .state import note_stop, read_stop, write_state
 from .store import Store
 from .venue import Venue
 from .web import Api, Server
@@ -29,6 +32,7 @@ TICK_S = 0.2
 STATE_EVERY_S = 1.0
 RECONCILE_AGAIN_S = 15.0
 DRAIN_S = 6.0
+COURIER_S = 2.0
 HOOK_WITHIN_S = 30.0
 EX_CONFIG = 78
 
@@ -52,39 +56,65 @@ def main(argv: Sequence[str]) -> int:
         return EX_CONFIG
 
 
+class Stop(threading.Event):
+    """Set once, with the reason."""
+
+    why = ""
+
+    def because(self, why: str) -> None:
+        if not self.is_set():
+            self.why = why
+            self.set()
+
+
 def serve(config: Config) -> int:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM, or until memory runs out: then supervisor begins anew."""
     if config.role != "primary":
         # On a standby the follower writes the database: not even opening it is safe.
         print(f"genesis: LIFELINE_ROLE is {config.role}; it runs on the primary only", file=sys.stderr)
         return EX_CONFIG
-    stop = threading.Event()
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: stop.because(signal.Signals(number).name))
     config.database.parent.mkdir(parents=True, exist_ok=True)
     # Under Lifeline Litestream checkpoints, whatever the durability.
     store = Store(config.database, epoch=config.epoch, checkpoints=config.epoch == 0 and config.barrier_socket is None)
     audit = Audit(config.logs, host=config.host, epoch=config.epoch)
     barrier = AgentBarrier(config.barrier_socket, config.barrier_timeout_s) if config.barrier_socket else no_barrier
-    desk = Desk(store, Venue(config.exchange, config.exchange_timeout_s), barrier, audit)
+    venue = _open_venue(config, audit)
+    desk = Desk(store, venue, barrier, audit, queue_limit=config.queue_limit)
+    courier = Courier(desk, venue, audit, lambda: compare_beside([sys.executable, sys.argv[0], "compare"]))
     _obey_flag(desk, config)
-    server = Server(config.listen, Api(desk, config))
+    server = Server(config.listen, Api(desk, venue, courier, config))
     threading.Thread(target=server.serve_forever, args=(TICK_S,), name="http", daemon=True).start()
-    audit("started", role=config.role)
+    audit("started", role=config.role, after=read_stop(config.state))
     threading.Thread(target=_keep_reconciled, args=(desk, audit, stop), name="reconcile", daemon=True).start()
-    _keep_house(desk, config, stop)
+    delivering = threading.Thread(target=courier.run, args=(stop,), name="courier", daemon=True)
+    delivering.start()
+    _keep_house(desk, config, audit, stop)
     desk.gate.close(STOPPING)
     drained = desk.gate.wait_empty(DRAIN_S)
     server.shutdown()
+    delivering.join(COURIER_S)
     write_state(store, config.state)
-    audit("stopped", drained=drained)
-    if drained:
+    note_stop(config.state, stop.why)
+    audit("stopped", reason=stop.why, drained=drained)
+    print(f"genesis: stopped: {stop.why}", file=sys.stderr, flush=True)
+    if drained and not delivering.is_alive():
         store.close()
     return 0
 
 
+def _open_venue(config: Config, audit: Audit) -> Venue:
+    def changed(name: str, breaker: Breaker) -> None:
+        audit(f"exchange circuit {breaker.state}", exchange=name, reason=breaker.why or None)
+
+    return Venue(config.exchanges, config.exchange_timeout_s, changed=changed)
+
+
 def _keep_reconciled(desk: Desk, audit: Audit, stop: threading.Event) -> None:
-    """Until it was through once, orders are refused; after that, now and then, for answers that got lost."""
+    """Until it was through once, orders are refused, or queued where the exchange is away; after that, now and then,
+    for answers that got lost."""
     pause, said = 0.0, ""
     while not stop.wait(pause):
         try:
@@ -99,11 +129,18 @@ def _keep_reconciled(desk: Desk, audit: Audit, stop: threading.Event) -> None:
             pause = 1.0
 
 
-def _keep_house(desk: Desk, config: Config, stop: threading.Event) -> None:
-    """Until it is time to stop: the quiesce flag every tick, an operator waits for it; state files once a second."""
+def _keep_house(desk: Desk, config: Config, audit: Audit, stop: Stop) -> None:
+    """Until it is time to stop: memory and the quiesce flag every tick, an operator waits for it; state files once a
+    second."""
     written = float("-inf")
+    used = memory.read(config.memory_limit)
+    watched = used.share < memory.LIMIT_SHARE
+    if not watched:  # it would stop as soon as it has begun, again and again
+        audit("memory is not watched", reason=f"the start alone takes {used}")
     while not stop.wait(TICK_S):
         _obey_flag(desk, config)
+        if watched and (used := memory.read(config.memory_limit)).share >= memory.LIMIT_SHARE:
+            stop.because(f"memory: {used}")
         if time.monotonic() - written >= STATE_EVERY_S:
             written = time.monotonic()
             try:
@@ -151,7 +188,7 @@ def await_reconciled(config: Config) -> int:
 def show_comparison(config: Config) -> int:
     """Our books against the exchange's, as JSON; changes nothing. 1: it can't be told."""
     try:
-        venue = Venue(config.exchange, config.exchange_timeout_s)
+        venue = Venue(config.exchanges, config.exchange_timeout_s)
         # By then the engine has had its answer, or has asked again for what got lost.
         print(json.dumps(compare(config.database, venue, RECONCILE_AGAIN_S + 2 * config.exchange_timeout_s)))
     except (NotAcknowledged, apsw.Error) as error:

@@ -17,7 +17,10 @@ class BadSetting(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """Times in seconds. ``barrier_socket`` None: durability is async, nothing waits for the vault."""
+    """Times in seconds. ``barrier_socket`` None: durability is async, nothing waits for the vault.
+
+    ``exchanges``: the connections to the exchange by name, in order of preference; one book behind all of them.
+    """
 
     host: str
     role: str
@@ -26,11 +29,14 @@ class Config:
     database: Path
     state: Path
     logs: Path
-    exchange: str
+    exchanges: Mapping[str, str]
     symbols: frozenset[str]
     exchange_timeout_s: float
     barrier_socket: Path | None
     barrier_timeout_s: float
+    queue_limit: int
+    memory_limit: int | None
+    admin_faults: bool
 
     @classmethod
     def load(cls, env: Mapping[str, str], shipped: Path = SHIPPED) -> Config:
@@ -44,9 +50,10 @@ class Config:
         if durability not in ("vault", "async"):
             raise BadSetting(f'GENESIS_DURABILITY: "{durability}"; vault or async')
         socket = setting("LIFELINE_AGENT_SOCKET", "/run/lifeline/agent.sock")
-        exchange = setting("GENESIS_EXCHANGE", "")
-        if urlsplit(exchange).scheme != "http" or not urlsplit(exchange).hostname:
-            raise BadSetting(f'GENESIS_EXCHANGE: "{exchange}"; http://HOST:PORT')
+        exchanges = {"main": _url("GENESIS_EXCHANGE", setting("GENESIS_EXCHANGE", ""))}
+        if backup := env.get("GENESIS_EXCHANGE_BACKUP"):
+            exchanges["backup"] = _url("GENESIS_EXCHANGE_BACKUP", backup)
+        memory = setting("GENESIS_MEMORY_LIMIT_MB", str(defaults["memory_limit_mb"]))
         home = Path(setting("GENESIS_HOME", "/var/lib/genesis"))
         symbols = setting("GENESIS_SYMBOLS", ",".join(defaults["symbols"]))
         return cls(
@@ -57,16 +64,24 @@ class Config:
             database=home / "genesis.db",
             state=home / "state",
             logs=Path(setting("GENESIS_LOGS", "/var/log/genesis")),
-            exchange=exchange.rstrip("/"),
+            exchanges=exchanges,
             symbols=frozenset(symbol.strip() for symbol in symbols.split(",") if symbol.strip()),
             exchange_timeout_s=float(setting("GENESIS_EXCHANGE_TIMEOUT_S", str(defaults["exchange_timeout_s"]))),
             barrier_socket=Path(socket) if durability == "vault" else None,
             barrier_timeout_s=float(setting("GENESIS_BARRIER_TIMEOUT_S", str(defaults["barrier_timeout_s"]))),
+            queue_limit=_whole("GENESIS_QUEUE_LIMIT", setting("GENESIS_QUEUE_LIMIT", str(defaults["queue_limit"]))),
+            memory_limit=_whole("GENESIS_MEMORY_LIMIT_MB", memory) * (1 << 20) or None,
+            admin_faults=env.get("GENESIS_ADMIN_FAULTS") == "1",
         )
 
 
+def _url(name: str, text: str) -> str:
+    if urlsplit(text).scheme != "http" or not urlsplit(text).hostname:
+        raise BadSetting(f'{name}: "{text}"; http://HOST:PORT')
+    return text.rstrip("/")
+
+
 def _whole(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise BadSetting(f'{name}: "{text}" is not a whole number') from None
+    if not text.isdecimal():
+        raise BadSetting(f'{name}: "{text}" is not a whole number')
+    return int(text)

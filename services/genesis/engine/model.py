@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Side = Literal["buy", "sell"]
-State = Literal["pending", "filled", "rejected"]
+State = Literal["pending", "queued", "filled", "rejected"]
 MAX_QTY = 1_000_000
 
 
@@ -20,6 +20,14 @@ class Conflict(Exception):
 
 class NotAcknowledged(Exception):
     """We can't vouch for the order now: it may or may not be executed; the same id may be sent again (HTTP 503)."""
+
+
+class NotInVault(NotAcknowledged):
+    """The commit barrier failed: what was just committed may be on this host alone."""
+
+
+class NoAnswer(NotAcknowledged):
+    """The exchange can't be reached, from here as from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,8 @@ class Execution:
 
 @dataclass(frozen=True)
 class Order:
-    """An order as booked.  ``pending``: its intent is recorded, its fate is not known here."""
+    """An order as booked.  ``pending``: its intent is recorded, its fate is not known here.  ``queued``: the same, and
+    this engine sends it as soon as the exchange can be reached; ``reason`` says why it couldn't be sent at once."""
 
     id: int
     client_order_id: str

@@ -30,6 +30,16 @@ CREATE TABLE IF NOT EXISTS orders (
   CHECK ((state = 'rejected') = (reason IS NOT NULL))
 ) STRICT;
 CREATE INDEX IF NOT EXISTS orders_pending ON orders (id) WHERE state = 'pending';
+CREATE TABLE IF NOT EXISTS queue (      -- orders acknowledged as queued: the exchange was away
+  order_id INTEGER PRIMARY KEY REFERENCES orders,
+  queued_at TEXT NOT NULL,
+  reason TEXT NOT NULL
+) STRICT;
+CREATE TRIGGER IF NOT EXISTS queued_is_pending BEFORE INSERT ON queue
+WHEN (SELECT state FROM orders WHERE id = NEW.order_id) IS NOT 'pending'
+BEGIN SELECT RAISE(ABORT, 'only a pending order can be queued'); END;
+CREATE TRIGGER IF NOT EXISTS settled_is_not_queued AFTER UPDATE OF state ON orders WHEN NEW.state <> 'pending'
+BEGIN DELETE FROM queue WHERE order_id = NEW.id; END;
 CREATE TABLE IF NOT EXISTS trades (
   id INTEGER PRIMARY KEY,
   order_id INTEGER NOT NULL UNIQUE REFERENCES orders,

@@ -22,9 +22,10 @@ BUSY_TIMEOUT_MS = 5000
 PROBES_KEPT = 100
 
 _ORDER = """
-SELECT orders.id, client_order_id, orders.symbol, orders.side, orders.qty, state, reason, orders.epoch, created_at,
+SELECT orders.id, client_order_id, orders.symbol, orders.side, orders.qty,
+       iif(queue.order_id IS NULL, state, 'queued'), coalesce(orders.reason, queue.reason), orders.epoch, created_at,
        exchange_trade_id, price
-FROM orders LEFT JOIN trades ON trades.order_id = orders.id
+FROM orders LEFT JOIN trades ON trades.order_id = orders.id LEFT JOIN queue ON queue.order_id = orders.id
 """
 
 
@@ -116,17 +117,26 @@ class Store:
             raise Conflict(f"{ask.client_order_id} is another order: {order.side} {order.qty} {order.symbol}")
         return order
 
-    def settle(self, order_id: int, execution: Execution) -> Order:
-        """Book what the exchange did. Settling a settled order again changes nothing."""
+    def queue(self, order_id: int, reason: str, limit: int) -> Order | None:
+        """Keep a pending order for later; None: so many wait already. Settled or queued, it stays as it is."""
         with self._transaction() as connection:
-            order = _order(connection, "WHERE orders.id = ?", order_id)
-            if order is None:
-                raise KeyError(order_id)
+            order = _known(connection, order_id)
             if order.state == "pending":
-                self._book(connection, order, execution)
-                order = _order(connection, "WHERE orders.id = ?", order_id)
-                assert order is not None
+                if connection.execute("SELECT count(*) FROM queue").get >= limit:
+                    return None
+                connection.execute("INSERT INTO queue VALUES (?, ?, ?)", (order_id, self._now(), reason))
+                order = _known(connection, order_id)
         return order
+
+    def settle(self, order_id: int, execution: Execution) -> tuple[Order, bool]:
+        """Book what the exchange did; (the order, whether this booked it). A settled order stays as it is."""
+        with self._transaction() as connection:
+            order = _known(connection, order_id)
+            open_still = order.state in ("pending", "queued")
+            if open_still:
+                self._book(connection, order, execution)
+                order = _known(connection, order_id)
+        return order, open_still
 
     def _book(self, connection: apsw.Connection, order: Order, execution: Execution) -> None:
         now = self._now()
@@ -170,9 +180,18 @@ class Store:
             return _order(self._reader, "WHERE client_order_id = ?", client_order_id)
 
     def pending(self) -> list[Order]:
-        """Orders whose fate isn't known here, oldest first."""
-        with self._read_lock:
-            return [Order(*row) for row in self._reader.execute(_ORDER + "WHERE state = 'pending' ORDER BY orders.id")]
+        """Orders whose fate isn't known here, the queued ones among them, oldest first."""
+        return [Order(*row) for row in self._read(_ORDER + "WHERE state = 'pending' ORDER BY orders.id")]
+
+    def queued(self, most: int) -> list[Order]:
+        """The oldest orders that wait for the exchange."""
+        return [Order(*row) for row in self._read(_ORDER + "WHERE queue.order_id NOT NULL ORDER BY 1 LIMIT ?", most)]
+
+    def waiting(self) -> tuple[int, int]:
+        """How many orders are queued, and how many of unknown fate in all."""
+        sql = "SELECT (SELECT count(*) FROM queue), (SELECT count(*) FROM orders WHERE state = 'pending')"
+        queued, pending = self._read(sql)[0]
+        return int(queued), int(pending)
 
     # -- reports --------------------------------------------------------------------------------------------------
 
@@ -217,6 +236,13 @@ class Store:
         """Raises apsw.Error when the database can't be written."""
         with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO heartbeat VALUES (1, ?)", (self._now(),))
+
+
+def _known(connection: apsw.Connection, order_id: int) -> Order:
+    order = _order(connection, "WHERE orders.id = ?", order_id)
+    if order is None:
+        raise KeyError(order_id)
+    return order
 
 
 def _order(connection: apsw.Connection, where: str, value: object) -> Order | None:

@@ -7,7 +7,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,9 +15,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import apsw
 
+from . import memory
+from .breaker import STATES
 from .config import Config
+from .courier import Courier
 from .desk import Desk
+from .faults import Faults
+from .metrics import Gauge, Labels, render
 from .model import Ask, Conflict, Invalid, NotAcknowledged, Order
+from .venue import Venue
 
 MAX_BODY = 16_384
 PAGE_MAX = 1000
@@ -25,20 +31,26 @@ IDLE_S = 60
 HEALTH_CACHED_S = 1.0
 _TOKEN = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
+PLACED = {"filled": 201, "queued": 202, "rejected": 422}
+
 Answer = tuple[int, Any]
 
 
 class Api:
     """Requests → answers; knows nothing of sockets."""
 
-    def __init__(self, desk: Desk, config: Config) -> None:
+    def __init__(self, desk: Desk, venue: Venue, courier: Courier, config: Config) -> None:
         self._desk = desk
+        self._venue = venue
+        self._courier = courier
         self._config = config
+        self._faults = Faults() if config.admin_faults else None
+        self._started = time.time()
         self._health_lock = threading.Lock()
         self._beaten: tuple[float, str | None] = (float("-inf"), None)
 
     def answer(self, method: str, target: str, body: bytes) -> Answer:
-        """Status and JSON document for a request."""
+        """Status and JSON document for a request; a text where the answer is one."""
         parts = urlsplit(target)
         path = [unquote(part) for part in parts.path.strip("/").split("/")]
         route = self._routes().get((method, path[0]))
@@ -58,6 +70,7 @@ class Api:
     def _routes(self) -> dict[tuple[str, str], Callable[[list[str], dict[str, list[str]], bytes], Answer]]:
         return {
             ("GET", "health"): self._health,
+            ("GET", "metrics"): self._metrics,
             ("POST", "orders"): self._place,
             ("GET", "orders"): self._order,
             ("GET", "trades"): self._trades,
@@ -65,11 +78,12 @@ class Api:
             ("GET", "positions"): self._positions,
             ("POST", "probe"): self._write_probe,
             ("GET", "probe"): self._read_probe,
+            **({("POST", "admin"): self._misbehave} if self._faults else {}),
         }
 
     def _place(self, path: list[str], query: dict[str, list[str]], body: bytes) -> Answer:
         order = self._desk.place(Ask.from_json(_json(body), self._config.symbols))
-        return (201 if order.state == "filled" else 422), self._shown(order)
+        return PLACED[order.state], self._shown(order)
 
     def _order(self, path: list[str], query: dict[str, list[str]], body: bytes) -> Answer:
         if len(path) != 1:
@@ -116,8 +130,47 @@ class Api:
             "accepting": not gate.reasons,
             "closed_for": gate.reasons,
             "in_flight": gate.inside,
+            "reconciled": self._desk.reconciled,
+            "exchange": {gateway.name: gateway.breaker.state for gateway in self._venue.gateways},
+            "queued": (self._waiting() or (None,))[0],
             "sqlite": apsw.sqlite_lib_version(),
         }
+
+    def _metrics(self, path: list[str], query: dict[str, list[str]], body: bytes) -> Answer:
+        calls: dict[Labels, int] = {
+            (("exchange", gateway.name), ("result", outcome)): count
+            for gateway in self._venue.gateways
+            for outcome, count in gateway.counted().items()
+        }
+        return 200, render(self._desk.counters.values(), calls, self._gauges())
+
+    def _gauges(self) -> Iterator[Gauge]:
+        if waiting := self._waiting():
+            yield "genesis_orders_queued", (), waiting[0]
+            yield "genesis_orders_pending", (), waiting[1]
+        yield "genesis_accepting", (), not self._desk.gate.reasons
+        yield "genesis_reconciled", (), self._desk.reconciled
+        for gateway in self._venue.gateways:
+            now = gateway.breaker.state
+            for state in STATES:
+                yield "genesis_exchange_state", (("exchange", gateway.name), ("state", state)), state == now
+        if self._courier.differences is not None:
+            yield "genesis_exchange_differences", (), self._courier.differences
+        reading = memory.read(self._config.memory_limit)
+        yield "genesis_memory_bytes", (), reading.used
+        yield "genesis_memory_limit_bytes", (), reading.limit
+        yield "genesis_started_timestamp_seconds", (), self._started
+
+    def _waiting(self) -> tuple[int, int] | None:
+        """(queued, of unknown fate); None: the database can't be read, and the other figures matter all the more."""
+        try:
+            return self._desk.store.waiting()
+        except apsw.Error:
+            return None
+
+    def _misbehave(self, path: list[str], query: dict[str, list[str]], body: bytes) -> Answer:
+        assert self._faults is not None
+        return (200, self._faults.set(_json(body))) if path == ["faults"] else (404, {"error": "no such fault"})
 
     def _write_problem(self) -> str | None:
         """A real write at most once a second, however many ask: a full disk is found by writing, nothing else."""
@@ -191,10 +244,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, document)
 
     def _send(self, status: int, document: Any) -> None:
-        payload = json.dumps(document).encode()
+        text = isinstance(document, str)
+        payload = (document if text else json.dumps(document)).encode()
         with contextlib.suppress(ConnectionError):
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/plain; version=0.0.4" if text else "application/json")
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)

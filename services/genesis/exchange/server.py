@@ -48,7 +48,7 @@ class Faults:
 
 
 class Exchange(ThreadingHTTPServer):
-    """Serves until ``shutdown``."""
+    """One gateway to the book. Serves until ``shutdown``."""
 
     daemon_threads = True
     request_queue_size = 128
