@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lifeline import catalogue, excess, points, retention
@@ -119,6 +119,7 @@ def test_an_epoch_stays_whole_while_the_next_one_has_no_old_snapshot_of_its_own(
 chain = st.lists(st.tuples(st.integers(1, 3), st.booleans()), min_size=1, max_size=60)
 
 
+@settings(max_examples=40, deadline=None)
 @given(chain, st.integers(1, 50))
 def test_every_point_younger_than_the_policy_restores_from_what_is_left(
     days: list[tuple[int, bool]], last: int
