@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from lifeline.model import WEEKDAYS, BackupPolicy, Role
 
 # Litestream writes its files of half a minute on the half minute: soon after, the mirror finds the newest one.
-AFTER_COMPACTION = timedelta(seconds=4)
+AFTER_COMPACTION = timedelta(seconds=8)
 AHEAD = timedelta(minutes=5)  # how far clocks of two hosts may differ
 RETRY = (timedelta(minutes=5), timedelta(minutes=15), timedelta(minutes=30))
 
