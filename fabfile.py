@@ -216,14 +216,23 @@ def restore(
             run(site, at or None, txid=txid or None, source=source, yes=yes, dry_run=dry_run, waive=waived)
 
 
-@verb(help={"yes": TASK["yes"], "dry_run": "only say what would go"})
-def prune(_: Context, yes: bool = False, dry_run: bool = False) -> None:
+@verb(
+    help={
+        **{"yes": TASK["yes"], "dry_run": "only say what would go"},
+        **{"offsite": "in the off-site vault, where no host may remove anything: with your own AWS key"},
+    }
+)
+def prune(_: Context, offsite: bool = False, yes: bool = False, dry_run: bool = False) -> None:
     """Let go of what is kept long enough, as the keeper does daily; never of the newest backup that was proved."""
     from runbooks.doors import open_site
     from runbooks.prune import prune as run
+    from runbooks.prune_offsite import copies, prune_offsite
 
     with open_site(read_only=dry_run) as site:
-        run(site, yes=yes, dry_run=dry_run)
+        if offsite:
+            prune_offsite(site, copies(site.inventory), yes=yes, dry_run=dry_run)
+        else:
+            run(site, yes=yes, dry_run=dry_run)
 
 
 @verb(help={"weekly": "also walk the whole chain, and read a part of restic's packs", "json": "for programs"})

@@ -163,7 +163,9 @@ def _rule(rule: retention.Rule) -> aws.s3.BucketLifecycleConfigurationRuleArgs:
         id=rule.id,
         status="Enabled",
         filter=aws.s3.BucketLifecycleConfigurationRuleFilterArgs(prefix=rule.prefix),
-        expiration=expiration(days=rule.expire_days) if rule.expire_days else None,
+        expiration=expiration(days=rule.expire_days, expired_object_delete_marker=rule.clear_markers or None)
+        if rule.expire_days or rule.clear_markers
+        else None,
         noncurrent_version_expiration=noncurrent(noncurrent_days=rule.noncurrent_days)
         if rule.noncurrent_days
         else None,

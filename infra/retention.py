@@ -27,6 +27,7 @@ class Rule:
     expire_days: int | None = None
     noncurrent_days: int | None = None
     abort_upload_days: int | None = None
+    clear_markers: bool = False  # of objects of which nothing else is left
 
 
 def rules(retention_days: int, noncurrent_days: int, abort_upload_days: int) -> tuple[Rule, ...]:
@@ -34,4 +35,6 @@ def rules(retention_days: int, noncurrent_days: int, abort_upload_days: int) -> 
     expiring = tuple(
         Rule(id=f"expire-{prefix.strip('/')}", prefix=prefix, expire_days=retention_days) for prefix in EXPIRING
     )
-    return (*expiring, Rule("housekeeping", "", noncurrent_days=noncurrent_days, abort_upload_days=abort_upload_days))
+    # Litestream deletes files all day. Each deletion leaves a marker, for ever, and listings have to pass over them.
+    housekeeping = Rule("housekeeping", "", None, noncurrent_days, abort_upload_days, clear_markers=True)
+    return (*expiring, housekeeping)

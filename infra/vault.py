@@ -53,7 +53,9 @@ def _rule(rule: retention.Rule) -> digitalocean.SpacesBucketLifecycleRuleArgs:
         id=rule.id,
         enabled=True,
         prefix=rule.prefix or None,
-        expiration=expiration(days=rule.expire_days) if rule.expire_days else None,
+        expiration=expiration(days=rule.expire_days, expired_object_delete_marker=rule.clear_markers or None)
+        if rule.expire_days or rule.clear_markers
+        else None,
         noncurrent_version_expiration=noncurrent(days=rule.noncurrent_days) if rule.noncurrent_days else None,
         abort_incomplete_multipart_upload_days=rule.abort_upload_days,
     )

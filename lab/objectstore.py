@@ -156,7 +156,7 @@ def server(spec: StoreSpec) -> Server:
         options["s3.domainName"] = spec.domain
     return Server(
         name=f"store-{spec.name}",
-        argv=(_weed(), "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())),
+        argv=(weed(), "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())),
         env={
             "PATH": "/usr/bin:/bin",
             "HOME": str(spec.directory),
@@ -189,7 +189,7 @@ def _admin(spec: StoreSpec) -> dict[str, object]:
     }
 
 
-def _weed() -> str:
+def weed() -> str:
     """The weed program of this virtual environment."""
     beside = Path(sys.executable).with_name("weed")
     found = str(beside) if beside.exists() else shutil.which("weed")

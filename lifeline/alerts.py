@@ -42,11 +42,16 @@ class Seen:
     disk_percent: float | None = None
     disk_limit: float = 100.0
     relief_to_come: bool = False  # old logs are about to go: perhaps that is enough
+    incomplete: Mapping[str, str] = field(default_factory=dict)
+    """Why the newest backup isn't where, by place."""
+    offsite: Mapping[str, Any] | None = None
+    """The mirror's last look at everything."""
 
 
 DISK_FACTOR, DISK_EXTRA = 2.2, 256 << 20  # a restored copy beside the live one, and what is kept
 MEMORY_NEEDED = 200 << 20
 REPLICA_STALE_S = 60.0
+OVERDUE_DAYS = 30  # how often an operator should have to prune off-site
 
 
 NEXT = {
@@ -57,7 +62,10 @@ NEXT = {
 
 def judge(seen: Seen) -> list[Alert]:
     """Every alert there is reason for."""
-    return [*_failover(seen), *_forks(seen), *_jobs(seen), *_room(seen), *_replica(seen), *_verified(seen)]
+    return [
+        *(*_failover(seen), *_forks(seen), *_jobs(seen), *_room(seen)),
+        *(*_replica(seen), *_verified(seen), *_offsite(seen)),
+    ]
 
 
 def _failover(seen: Seen) -> Iterable[Alert]:
@@ -124,6 +132,24 @@ def _verified(seen: Seen) -> Iterable[Alert]:
     if seen.verification and seen.verification.get("verdict") not in (None, "PASS"):
         says = f"the last verification ({seen.verification.get('at')}) is {seen.verification['verdict']}"
         yield Alert("verification", says, "fab verify")
+
+
+def _offsite(seen: Seen) -> Iterable[Alert]:
+    """As the mirror found it when it last looked at everything."""
+    for place, why in seen.incomplete.items():
+        yield Alert(f"backup-incomplete-{place}", f"the newest backup has no copy in {place}: {why}", "fab backup")
+    if seen.role != "primary" or not (found := seen.offsite):
+        return
+    if holes := found.get("holes"):
+        says = f"the off-site vault can't be restored across {len(holes)} holes, the first in {holes[0]}"
+        yield Alert("offsite-hole", says, "fab verify --weekly; the vault has its own copy")
+    if missed := found.get("missed"):
+        says = f"{missed} objects had gone from the off-site vault, the first {found.get('missed_first')}; copied again"
+        yield Alert("offsite-missed", says, "who deleted them? Only an operator's key can; their versions are kept")
+    beyond = found.get("beyond") or {}
+    if float(beyond.get("overdue_days") or 0) > OVERDUE_DAYS:
+        says = f"the off-site vault holds what should have gone {beyond['overdue_days']:.0f} days ago, and costs more"
+        yield Alert("offsite-grown", says, "fab prune --offsite")
 
 
 def parse(document: object) -> Alert | None:

@@ -1,5 +1,5 @@
-"""`lifeline-host backup`: the independent copy. Everything as of one moment, verified, saved by restic in the vault and
-on the host, and noted in the catalogue.
+"""`lifeline-host backup`: the independent copy. Everything as of one moment, verified, saved by restic in the vault, on
+the host and off-site, and noted in the catalogue.
 """
 
 from __future__ import annotations
@@ -50,13 +50,16 @@ def one_at_a_time(config: Config, what: str) -> Iterator[None]:
 
 
 def repositories(config: Config) -> dict[Place, Repository]:
-    """Where this host keeps its backups: in the vault, and on its own disk."""
-    layout = config.layout
-    cache = layout.root / "var/cache/lifeline/restic"
-    return {
-        "vault": snapshots.in_bucket("vault", config.service.name, config.destination, layout.restic_password, cache),
-        "local": snapshots.on_host(layout.state / "local", layout.restic_password, cache),
+    """Where this host keeps its backups, each a repository of its own: in the vault, on its disk, and off-site."""
+    layout, service = config.layout, config.service.name
+    password, cache = layout.restic_password, layout.root / "var/cache/lifeline/restic"
+    found: dict[Place, Repository] = {
+        "vault": snapshots.in_bucket("vault", service, config.destination, password, cache),
+        "local": snapshots.on_host(layout.state / "local", password, cache),
     }
+    if away := config.offsite_destination:
+        found["offsite"] = snapshots.in_bucket("offsite", service, away, password, cache / "offsite")
+    return found
 
 
 def backup(config: Config, vault: Vault, kind: Kind, *, progress: Say = say) -> Answer:

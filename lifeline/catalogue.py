@@ -25,6 +25,16 @@ def root(service: str) -> str:
     return f"catalogue/{service}/"
 
 
+def entries(service: str) -> str:
+    """The prefix of the entries alone: they begin with their year."""
+    return f"{root(service)}2"
+
+
+def verified(service: str) -> str:
+    """The prefix of the verifications."""
+    return f"{root(service)}verified/"
+
+
 def entry_key(service: str, kind: str, at: datetime) -> str:
     """`catalogue/genesis/20260102T030405Z-full.json`."""
     return f"{root(service)}{at.astimezone(UTC):{_STAMP}}-{kind}.json"
@@ -79,6 +89,12 @@ def parse(key: str, body: bytes) -> dict[str, Any]:
     return {"key": key, **document}
 
 
+def copies(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An entry's copies by place; the first version of entries knew the vault's alone."""
+    found: Mapping[str, Any] = entry.get("copies") or {"vault": {"snapshot": entry.get("snapshot")}}
+    return found
+
+
 @dataclass(frozen=True)
 class Backup:
     """An entry and what is known of it since. `verified_at` None: it was never restored."""
@@ -99,37 +115,52 @@ def joined(
     offsite: Mapping[str, Any] | None,
 ) -> list[Backup]:
     """Each entry with its newest verification and its places, in the order given. `verifications`: newest first."""
-    mirrored = set((offsite or {}).get("snapshots") or ())
-    return [_join(key, found, verifications, mirrored) for key, found in entries]
+    return [_join(key, found, verifications, offsite or {}) for key, found in entries]
 
 
 def _join(
-    key: str, found: Mapping[str, Any] | DataBad, verifications: Sequence[Mapping[str, Any]], mirrored: set[str]
+    key: str, found: Mapping[str, Any] | DataBad, verifications: Sequence[Mapping[str, Any]], offsite: Mapping[str, Any]
 ) -> Backup:
     at, kind = time_of(key), kind_of(key)
     if isinstance(found, DataBad):
         return Backup(key, at, kind, None, found.message, None, None, ())
     verified_at, verdict = verification_of(key, verifications)
-    copies = found.get("copies") or {"vault": {"snapshot": found.get("snapshot")}}
-    where = [place for place in ("vault", "local") if (copies.get(place) or {}).get("snapshot")]
-    in_vault = (copies.get("vault") or {}).get("snapshot")
-    if in_vault and any(one.startswith(str(in_vault)) for one in mirrored):
+    noted = copies(found)
+    where = [place for place in ("vault", "local") if (noted.get(place) or {}).get("snapshot")]
+    if _is_offsite(found, offsite):
         where.append("offsite")
     return Backup(key, at, kind, found, None, verified_at, verdict, tuple(where))
 
 
+def _is_offsite(entry: Mapping[str, Any], offsite: Mapping[str, Any]) -> bool:
+    """What the off-site vault was seen to hold counts; of a newer entry what it says itself."""
+    own = (copies(entry).get("offsite") or {}).get("snapshot")
+    if own and str(entry.get("at")) > str(offsite.get("listed") or ""):
+        return True
+    ids = tuple(str(one) for place in ("offsite", "vault") if (one := (copies(entry).get(place) or {}).get("snapshot")))
+    return any(one.startswith(ids) for one in offsite.get("snapshots") or ())
+
+
 def verification_of(key: str, verifications: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
-    """(when, verdict) of the newest verification that restored this entry."""
+    """(when, verdict) of the newest verification that restored this entry; from the vault, as its off-site copy is one
+    of its own."""
     for one in verifications:
-        verdicts = [str(point.get("verdict")) for point in one.get("points") or () if point.get("entry") == key]
+        points = [point for point in one.get("points") or () if point.get("source") != "offsite"]
+        verdicts = [str(point.get("verdict")) for point in points if point.get("entry") == key]
         if verdicts:
             worst = next((v for v in ("FAIL", "UNKNOWN") if v in verdicts), "PASS")
             return str(one.get("at")), worst
     return None, None
 
 
-def summary(keys: Sequence[str], verified: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """When each job last succeeded, and the newest verification. `verified`: the newest documents, newest first."""
+def summary(
+    keys: Sequence[str],
+    verified: Sequence[Mapping[str, Any]],
+    newest: Mapping[str, Any] | None = None,
+    offsite: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """When each job last succeeded, the newest verification, what the newest backup lacks, and what is wrong with the
+    off-site vault. `verified`: the newest documents, newest first."""
     successes: dict[str, str | None] = {}
     for key in entry_keys(keys):
         successes.setdefault(f"backup-{kind_of(key)}", _rfc3339(time_of(key)))
@@ -138,8 +169,12 @@ def summary(keys: Sequence[str], verified: Sequence[Mapping[str, Any]]) -> dict[
         successes.setdefault("verify", str(one["at"]))
         if one.get("checks"):
             successes.setdefault("verify-weekly", str(one["at"]))
-    newest = {key: verified[0].get(key) for key in ("at", "verdict", "rpo_measured_s")} if verified else None
-    return {"successes": successes, "verification": newest}
+    last = {key: verified[0].get(key) for key in ("at", "verdict", "rpo_measured_s")} if verified else None
+    failed = {place: copy["error"] for place, copy in copies(newest or {}).items() if (copy or {}).get("error")}
+    return {
+        **{"successes": successes, "verification": last},
+        **{"incomplete": failed, "offsite": (offsite or {}).get("checked")},
+    }
 
 
 def _rfc3339(at: datetime) -> str:

@@ -28,6 +28,7 @@ from lifeline.layout import Config, Layout, load_config, read_role
 from lifeline.model import Verdict
 from lifeline.progress import during
 from lifeline.service import HOOKS
+from lifeline.store import Store, find
 from lifeline.supervisor import Supervisor
 from lifeline.systemd import Systemd
 
@@ -316,7 +317,8 @@ def _prove(layout: Layout, arguments: argparse.Namespace) -> Answer:
 
     config = load_config(layout)
     epoch = max(read_role(layout).epoch, 1)
-    proof = proving.Proof(host_stores.open_vault_store(config), backups.repositories(config), epoch)
+    away = host_stores.open_offsite_store(config) if config.offsite_destination else None
+    proof = proving.Proof(host_stores.open_vault_store(config), backups.repositories(config), epoch, away)
     kind = ("weekly" if arguments.weekly else "daily") if arguments.scheduled else "by hand"
     return proving.prove(config, _vault(config), proof, weekly=arguments.weekly, kind=kind)
 
@@ -369,7 +371,20 @@ def _catalogue(layout: Layout, _: argparse.Namespace) -> Answer:
     store = open_vault_store(config)
     keys = [info.key for info in store.list(catalogue.root(config.service.name))]
     verified = [catalogue.parse(key, store.get(key).body) for key in catalogue.verified_keys(keys)[:14]]
-    return catalogue.summary(keys, verified)
+    newest = next(iter(catalogue.entry_keys(keys)), None)
+    mirrored = _readable(store, catalogue.offsite_key(config.service.name))
+    return catalogue.summary(keys, verified, _readable(store, newest) if newest else None, mirrored)
+
+
+def _readable(store: Store, key: str) -> Answer | None:
+    """A document of the catalogue; None when there is none, or a damaged one: the backups must go on."""
+    from lifeline import catalogue
+
+    try:
+        found = find(store, key)
+        return catalogue.parse(key, found.body) if found else None
+    except DataBad:
+        return None
 
 
 def _sentinel(layout: Layout, _: argparse.Namespace) -> Answer:

@@ -264,6 +264,8 @@ class Keeper:
             replica_age_s=max(known, default=None),
             replica_unseen=primary and len(known) < len(config.service.databases),
             verification=self._catalogue.get("verification"),
+            incomplete=self._catalogue.get("incomplete") or {},
+            offsite=self._catalogue.get("offsite"),
             keeper_error=self._catalogue_error if role.role != "none" else None,
             forks=forks.known(layout, config),
             agent=agent,

@@ -215,11 +215,16 @@ class Config:
     @property
     def destination(self) -> Destination:
         """The vault, with this host's own key."""
-        vault, key = self.inventory.vault, self.inventory.host(self.name).vault_key
+        key = self.inventory.host(self.name).vault_key
         if key is None:
             raise BadConfig(f"the inventory on {self.name} holds no vault key for it", hint="fab provision")
-        endpoint = vault.endpoint or f"https://s3.{vault.region}.amazonaws.com"
-        return Destination(endpoint, vault.bucket, vault.path_style, key.access_key, key.secret_key)
+        return Destination.of(self.inventory.vault, key)
+
+    @property
+    def offsite_destination(self) -> Destination | None:
+        """The off-site vault, with this host's own key; None when it was given none."""
+        offsite, key = self.inventory.offsite, self.inventory.host(self.name).offsite_key
+        return None if key is None else Destination.of(offsite, key, region=offsite.region)
 
 
 def load_config(layout: Layout) -> Config:

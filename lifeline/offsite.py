@@ -1,8 +1,12 @@
 """The off-site vault: one pass of the mirror, from the vault to AWS S3 under Object Lock. Spaces can't copy across
 regions, so what is new is streamed through the host.
 
-Same keys, so that what restores from the vault restores from there. Nothing is ever removed: a vault that was emptied
-must not empty its copy. Objects never change under a key, but for a few notes, so a key that is there is done.
+Same keys, so that what restores from the vault restores from there. Nothing is ever removed here: a vault that was
+emptied must not empty its copy. (restic's copies come there by themselves: backups.py.)
+
+A pass knows from the last one what is there, and asks the off-site vault nothing: its requests cost money, and a
+listing grows with what is listed. Once a day, and when an epoch begins, it looks at everything: what is missing is
+copied again, an old epoch gets its last seconds, and what the off-site vault holds is judged.
 """
 
 from __future__ import annotations
@@ -10,23 +14,27 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lifeline import catalogue, points, replica, snapshots
+from lifeline import catalogue, continuation, excess, points, replica, snapshots
 from lifeline.errors import LifelineError
 from lifeline.layout import Config, read_json, write_file
+from lifeline.points import Piece
 from lifeline.progress import Meter
 from lifeline.store import Info, Missing, Store, find
 
-# Finer files are for the first day, and the vault: a chain of these ends half a minute ago, and locks less.
+# Finer files are for the first day, and the vault; a chain of these ends half a minute ago, and locks less.
 FROM_LEVEL = 2
+COARSE = (points.SNAPSHOTS, *(level for level in points.LEVELS if level >= FROM_LEVEL))
 IN_MEMORY = 8 << 20
-# In this order what is there is whole at any moment: a snapshot comes after everything it needs.
-RESTIC = ("keys/", "config", "data/", "index/", "snapshots/")
+LOOK = timedelta(hours=24)
+RECENT = timedelta(days=2)  # small documents are looked at again for so long: one may come late, or be written again
 NOTES = ("inventory/", "bundle/current.json")  # keys that are written again
+Answer = dict[str, Any]
 
 
 @dataclass
@@ -42,95 +50,210 @@ class Tally:
         self.meter(self.bytes, 0)
 
 
-def mirror(config: Config, vault: Store, offsite: Store, epoch: int) -> dict[str, Any]:
-    """Copy what the off-site vault lacks; returns (and notes in both) what it holds.
+@dataclass(frozen=True)
+class Known:
+    """What this host knows of the off-site vault `where`, of `epoch`. `looked`: when it last looked at everything;
+    `last`: the last file of each level; `etags`: of recent documents, the vault's; `report`: what was said last."""
+
+    where: str
+    epoch: int
+    looked: datetime
+    last: Mapping[str, str] = field(default_factory=dict)
+    etags: Mapping[str, str] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+def mirror(
+    config: Config,
+    vault: Store,
+    offsite: Store,
+    epoch: int,
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Answer:
+    """Copy what the off-site vault lacks; returns (and notes in the vault) what it holds.
 
     Interrupted anywhere, what is there restores, and the next pass goes on. Raises Unavailable.
     """
-    begun, tally, service = time.monotonic(), Tally(), config.service.name
-    _copy_repository(vault, offsite, service, tally)
-    for number in points.epochs(vault, service, epoch):
-        _copy_epoch(config, vault, offsite, number, tally)
-    for prefix in (catalogue.root(service), "bundle/", "journal/", "inventory/"):
-        _copy_missing(vault, offsite, prefix, tally)
+    begun, at, before = time.monotonic(), now(), (Counter(vault.asked), Counter(offsite.asked))
+    known = _read(config, offsite, epoch)
+    if known and timedelta(0) <= at - known.looked < LOOK:
+        one = _Pass(config, vault, offsite, epoch, at, known)
+        one.news()
+    else:
+        one = _Pass(config, vault, offsite, epoch, at, Known(offsite.where, epoch, at))
+        one.everything(known)
     report = {
-        **{"version": 1, "at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")},
-        **{"seconds": round(time.monotonic() - begun, 3), "objects": tally.objects, "bytes": tally.bytes},
-        "snapshots": [info.key.rsplit("/", 1)[1] for info in offsite.list(f"{snapshots.prefix(service)}snapshots/")],
-        "replica": _end(config, offsite, epoch),
+        **{"version": 1, "at": _stamp(now()), "seconds": round(time.monotonic() - begun, 3)},
+        **{"objects": one.tally.objects, "bytes": one.tally.bytes},
+        "requests": {"vault": dict(vault.asked - before[0]), "offsite": dict(offsite.asked - before[1])},
+        **one.report,
     }
     body = json.dumps(report, indent=1).encode()
-    for store in (offsite, vault):
-        store.put(catalogue.offsite_key(service), body, content_type="application/json")
+    vault.put(catalogue.offsite_key(config.service.name), body, content_type="application/json")
+    if one.looked:
+        offsite.put(catalogue.offsite_key(config.service.name), body, content_type="application/json")
+    _write(config, replace(one.known, last=one.last, etags=one.etags, report=one.report))
     return report
 
 
-def _copy_missing(vault: Store, offsite: Store, prefix: str, tally: Tally) -> None:
-    """Everything below a prefix whose name or size isn't there yet."""
-    there = {info.key: info.size for info in offsite.list(prefix)}
-    for info in vault.list(prefix):
-        note = info.key.startswith(NOTES)
-        if info.key.endswith("/offsite.json") or (there.get(info.key) == info.size and not note):
-            continue
-        if note and _same(vault, offsite, info):
-            continue
-        _copy(vault, offsite, info, tally)
+class _Pass:
+    """One pass. `last`, `etags` and `report` are what it leaves for the next."""
+
+    def __init__(self, config: Config, vault: Store, offsite: Store, epoch: int, now: datetime, known: Known) -> None:
+        self.config, self.vault, self.offsite, self.epoch, self.now = config, vault, offsite, epoch, now
+        self.service, self.known = config.service.name, known
+        self.databases = [database.name for database in config.service.databases]
+        self.tally, self.looked = Tally(), False
+        self.last, self.etags, self.report = dict(known.last), dict(known.etags), dict(known.report)
+
+    def news(self) -> None:
+        """What came to the vault since the last pass."""
+        copied = {name: self._new_files(name) for name in self.databases}
+        entries = self._documents(anew=False)
+        if entries:
+            self._list_snapshots()
+        self.report["replica"] = self._position(copied)
+
+    def everything(self, before: Known | None) -> None:
+        """All that is in the vault and not off-site, from the listings of both."""
+        missed: list[str] = []
+        for number in points.epochs(self.vault, self.service, self.epoch):
+            self._documents_below(f"{replica.epoch_prefix(self.service, number)}owner.json", anew=True)
+            for name in self.databases:
+                for folder in _folders(self.service, number, name):
+                    for info in lacking(self.vault.list(folder), self.offsite.list(folder)):
+                        if self._copy(info) and before and info.key <= before.last.get(folder, ""):
+                            missed.append(info.key)
+                if number < self.epoch:
+                    self._last_seconds(number, name)
+        for name in self.databases:
+            for folder in _folders(self.service, self.epoch, name):
+                self.last[folder] = max((info.key for info in self.offsite.list(folder)), default="")
+        self._documents(anew=True)
+        self._list_snapshots()
+        self.report["replica"] = restorable(self.config, self.offsite, self.epoch)
+        self.report["checked"] = self._judged(missed)
+        self.looked = True
+
+    def _new_files(self, database: str) -> list[Piece]:
+        """Of this epoch, level by level, those behind the last one that is there."""
+        copied: list[Piece] = []
+        for folder in _folders(self.service, self.epoch, database):
+            for info in self.vault.list(folder, after=self.last.get(folder, "")):
+                if self._copy(info):
+                    copied += points.pieces([info])
+                self.last[folder] = info.key
+        return copied
+
+    def _last_seconds(self, epoch: int, database: str) -> None:
+        """What an epoch that has ended holds behind its coarse files: nobody will compact it any more."""
+        prefix = replica.replica_prefix(self.service, epoch, database)
+        coarse = (self.vault.list(folder) for folder in _folders(self.service, epoch, database))
+        end = max((piece.last for infos in coarse for piece in points.pieces(infos)), default=0)
+        if not end:
+            owner = find(self.vault, f"{replica.epoch_prefix(self.service, epoch)}owner.json")
+            base = continuation.of_owner(owner.body if owner else None)
+            end = base.txids.get(database, 0) if base else 0
+        fine = points.onward(self.vault, self.service, epoch, database, end)
+        there = {key for level in range(FROM_LEVEL) for key in _keys(self.offsite, f"{prefix}/{level:04x}/")}
+        for piece in fine:
+            if piece.key not in there:
+                self._copy(Info(piece.key, piece.size, "", piece.modified))
+
+    def _documents(self, *, anew: bool) -> int:
+        """Catalogue, bundle, journals, sealed inventory. How many entries of the catalogue were new."""
+        stamp = f"{self.now - RECENT:%Y%m%dT}"
+        self.etags = {}
+        entries = self._documents_below(catalogue.entries(self.service), after=stamp, anew=anew)
+        for prefix in (catalogue.verified(self.service), "journal/"):
+            self._documents_below(prefix, after=stamp, anew=anew)
+        for prefix in ("bundle/", "inventory/"):
+            self._documents_below(prefix, anew=anew)
+        return entries
+
+    def _documents_below(self, prefix: str, *, after: str = "", anew: bool) -> int:
+        there = {info.key: info.size for info in self.offsite.list(prefix)} if anew else {}
+        recent, count = f"{prefix.rpartition('/')[0]}/{after}", 0
+        for info in self.vault.list(prefix, after="" if anew else recent):
+            if anew:
+                same = there.get(info.key) == info.size and not (info.key.startswith(NOTES) and self._differs(info))
+            else:
+                same = self.known.etags.get(info.key) == info.etag
+            if not same:
+                count += self._copy(info)
+            if info.key > recent:
+                self.etags[info.key] = info.etag
+        return count
+
+    def _differs(self, info: Info) -> bool:
+        here, there = find(self.vault, info.key), find(self.offsite, info.key)
+        return here is not None and there is not None and here.body != there.body
+
+    def _copy(self, info: Info) -> bool:
+        return copy(self.vault, self.offsite, info, self.tally)
+
+    def _list_snapshots(self) -> None:
+        listed = self.offsite.list(f"{snapshots.prefix(self.service)}snapshots/")
+        self.report["snapshots"] = [info.key.rpartition("/")[2] for info in listed]
+        self.report["listed"] = _stamp(self.now)
+
+    def _position(self, copied: Mapping[str, list[Piece]]) -> Answer | None:
+        """What restores from there: what did before, and the files that go on from it."""
+        before = self.report.get("replica")
+        if not before or before["epoch"] != self.epoch or set(before["databases"]) != set(self.databases):
+            return restorable(self.config, self.offsite, self.epoch)
+        databases = {}
+        for name, noted in before["databases"].items():
+            end, newest = int(noted["txid"]), None
+            for piece in sorted(copied[name], key=lambda piece: piece.first):
+                if piece.first > end + 1:
+                    return restorable(self.config, self.offsite, self.epoch)  # a hole: look what it comes to
+                if piece.last > end:
+                    end, newest = piece.last, piece
+            at = _stamp(points.header(self.vault, newest).at) if newest else noted["at"]
+            databases[name] = {"txid": end, "at": at}
+        return {"epoch": self.epoch, "databases": databases}
+
+    def _judged(self, missed: list[str]) -> Answer:
+        """How much there is, what was missing although it had been copied, what no restore can get across, and what is
+        there beyond its policy."""
+        objects, size = excess.total(self.offsite.list())
+        policy = self.config.inventory.backups
+        holes = []
+        for number in points.epochs(self.offsite, self.service, self.epoch):
+            for name in self.databases:
+                walked = points.walk(self.offsite, self.service, number, name)
+                holes += [f"epoch {number}, {name}, behind transaction {end}" for end, _ in walked.holes]
+        beyond = excess.survey(self.vault, self.offsite, self.service, policy, self.epoch, self.now)
+        return {
+            **{"at": _stamp(self.now), "objects": objects, "bytes": size},
+            **{"missed": len(missed), "missed_first": min(missed, default=None)},
+            **{"holes": holes, "beyond": beyond.to_json()},
+        }
 
 
-def _copy_repository(vault: Store, offsite: Store, service: str, tally: Tally) -> None:
-    """restic's files. Listed in the opposite order: what a listed snapshot needs was written before it, so it is listed
-    too, while a backup is running. What was pruned meanwhile ends this part: the next pass begins it anew."""
-    prefix = snapshots.prefix(service)
-    listed = {part: list(vault.list(f"{prefix}{part}")) for part in reversed(RESTIC)}
-    for part in RESTIC:
-        there = {info.key: info.size for info in offsite.list(f"{prefix}{part}")}
-        for info in listed[part]:
-            if there.get(info.key) != info.size and not _copy(vault, offsite, info, tally):
-                return
+def _folders(service: str, epoch: int, database: str) -> list[str]:
+    """One database's coarse files, by level, in the order in which what is there is whole at any moment."""
+    prefix = replica.replica_prefix(service, epoch, database)
+    return [f"{prefix}/{level:04x}/" for level in COARSE]
 
 
-def _same(vault: Store, offsite: Store, info: Info) -> bool:
-    here, there = find(vault, info.key), find(offsite, info.key)
-    return here is not None and there is not None and here.body == there.body
+def _keys(store: Store, prefix: str) -> Iterator[str]:
+    return (info.key for info in store.list(prefix))
 
 
-def _copy_epoch(config: Config, vault: Store, offsite: Store, epoch: int, tally: Tally) -> None:
-    """One epoch's replica: who wrote it, then each database's files, level by level, those behind the last one done."""
-    service = config.service.name
-    _copy_missing(vault, offsite, f"{replica.epoch_prefix(service, epoch)}owner.json", tally)
-    done = _Done(config, offsite)
-    for database in config.service.databases:
-        prefix = replica.replica_prefix(service, epoch, database.name)
-        for level in (points.SNAPSHOTS, *(level for level in points.LEVELS if level >= FROM_LEVEL)):
-            folder = f"{prefix}/{level:04x}/"
-            for info in vault.list(folder, after=done.last(folder)):
-                _copy(vault, offsite, info, tally)
-                done.note(folder, info.key)
-    done.save()
+def lacking(here: Iterable[Info], there: Iterator[Info]) -> Iterator[Info]:
+    """Objects of one listing that the other hasn't, or has in another size; both in the order of their keys."""
+    other = next(there, None)
+    for info in here:
+        while other is not None and other.key < info.key:
+            other = next(there, None)
+        if other is None or (other.key, other.size) != (info.key, info.size):
+            yield info
 
 
-class _Done:
-    """The last file copied of each level, so that a pass with nothing new asks for nothing old. Names are in order; a
-    host that knows nothing looks at what is there."""
-
-    def __init__(self, config: Config, offsite: Store) -> None:
-        self._path, self._offsite = config.layout.state / "offsite-done.json", offsite
-        found = read_json(self._path) or {}
-        self._last: dict[str, str] = found.get("last") or {} if found.get("where") == offsite.where else {}
-
-    def last(self, folder: str) -> str:
-        if folder not in self._last:
-            self._last[folder] = max((info.key for info in self._offsite.list(folder)), default="")
-        return self._last[folder]
-
-    def note(self, folder: str, key: str) -> None:
-        self._last[folder] = key
-
-    def save(self) -> None:
-        write_file(self._path, json.dumps({"where": self._offsite.where, "last": self._last}))
-
-
-def _copy(vault: Store, offsite: Store, info: Info, tally: Tally) -> bool:
+def copy(vault: Store, offsite: Store, info: Info, tally: Tally) -> bool:
     """False when it is gone from the vault."""
     try:
         if info.size <= IN_MEMORY:
@@ -162,7 +285,7 @@ class _Object(io.RawIOBase):
         return len(data)
 
 
-def _end(config: Config, offsite: Store, epoch: int) -> dict[str, Any] | None:
+def restorable(config: Config, offsite: Store, epoch: int) -> Answer | None:
     """What restores from there: the newest epoch that is whole, and each database's last transaction, with its time."""
     service = config.service.name
     for number in points.epochs(offsite, service, epoch):
@@ -174,7 +297,25 @@ def _end(config: Config, offsite: Store, epoch: int) -> dict[str, Any] | None:
     return None
 
 
-def _positions(offsite: Store, plans: list[points.Plan]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _positions(offsite: Store, plans: list[points.Plan]) -> Iterator[tuple[str, Answer]]:
     for plan in plans:
-        at = points.header(offsite, plan.pieces[-1]).at
-        yield plan.database, {"txid": plan.txid, "at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z")}
+        yield plan.database, {"txid": plan.txid, "at": _stamp(points.header(offsite, plan.pieces[-1]).at)}
+
+
+def _read(config: Config, offsite: Store, epoch: int) -> Known | None:
+    """What the last pass noted; None when that is of another off-site vault, of another epoch, or can't be read."""
+    found = read_json(config.layout.state / "offsite-known.json") or {}
+    try:
+        known = Known(**{**found, "looked": datetime.fromisoformat(found["looked"])})
+    except (KeyError, TypeError, ValueError):
+        return None
+    return known if (known.where, known.epoch) == (offsite.where, epoch) else None
+
+
+def _write(config: Config, known: Known) -> None:
+    body = json.dumps({**asdict(known), "looked": _stamp(known.looked)})
+    write_file(config.layout.state / "offsite-known.json", body)
+
+
+def _stamp(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from lifeline import continuation, ltx, replica
 from lifeline.errors import BadInput, DataBad, StepFailed
-from lifeline.store import Missing, Progress, Store, find
+from lifeline.store import Info, Missing, Progress, Store, find
 
 SNAPSHOTS = 9
 LEVELS = tuple(range(len(replica.LEVELS), -1, -1))
@@ -39,7 +39,7 @@ class Gap(DataBad):
         self.reach = reach
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """One file: the transactions it holds, its size in bytes, and when it was written to this bucket (UTC)."""
 
@@ -150,9 +150,7 @@ class _Look:
         """Files of a level in order, those whose first transaction is behind `after`."""
         folder = f"{self.prefix}/{level:04x}/"
         start = f"{folder}{after:016x}-{'f' * 16}.ltx" if after else ""
-        for info in self.store.list(folder, after=start):
-            if (found := ltx.parse_key(info.key)) and found[0] == level:
-                yield Piece(info.key, *found, info.size, info.modified)
+        yield from (piece for piece in pieces(self.store.list(folder, after=start)) if piece.level == level)
 
     def spanning(self, level: int, at: int) -> Iterable[Piece]:
         """Files of a level in order, from the one that goes on from transaction `at`, even if it began before it."""
@@ -211,20 +209,9 @@ class _Look:
 
     def finish(self, begin: tuple[Piece, ...], txid: int | None) -> Plan:
         """From the beginning to the end, in as few files as possible: coarse levels first, finer ones for the rest."""
-        self.listed.clear()
-        chosen = list(begin)
-        end = begin[-1].last if begin else 0
-        beyond: Piece | None = None
-        moved = True
-        while moved and end != txid:
-            moved = False
-            for level in LEVELS:
-                for piece in self.extending(level, end, txid):
-                    chosen.append(piece)
-                    end, moved = piece.last, True
-            # A hole in one level may be bridged by a finer one, and the coarser go on behind it.
-            if (beyond := self.beyond(end)) is None:
-                break
+        more, beyond = self.onward(begin[-1].last if begin else 0, txid)
+        chosen = [*begin, *more]
+        end = chosen[-1].last if chosen else 0
         if txid is not None and end < txid:
             if beyond is None or beyond.last < txid:
                 raise BadInput(f"{self.database}: epoch {self.epoch} ends with transaction {end}, before {txid}")
@@ -238,6 +225,24 @@ class _Look:
         if not end:
             raise Gap(f"{self.database}: epoch {self.epoch} has nothing whole", 0)
         return Plan(self.service, self.epoch, self.database, end, tuple(chosen))
+
+    def onward(self, end: int, txid: int | None) -> tuple[list[Piece], Piece | None]:
+        """The files from transaction `end` on, as far as they go without a hole; and one behind the hole, if there is
+        one."""
+        self.listed.clear()
+        chosen: list[Piece] = []
+        beyond: Piece | None = None
+        moved = True
+        while moved and end != txid:
+            moved = False
+            for level in LEVELS:
+                for piece in self.extending(level, end, txid):
+                    chosen.append(piece)
+                    end, moved = piece.last, True
+            # A hole in one level may be bridged by a finer one, and the coarser go on behind it.
+            if (beyond := self.beyond(end)) is None:
+                break
+        return chosen, beyond
 
     def extending(self, level: int, end: int, txid: int | None) -> Iterator[Piece]:
         """The level's files that go on from `end` without a hole, none beyond `txid`."""
@@ -276,6 +281,19 @@ class _Look:
             for level in LEVELS
             for piece in self.spanning_first(level, end)
         )
+
+
+def onward(store: Store, service: str, epoch: int, database: str, after: int) -> list[Piece]:
+    """The files that go on from transaction `after` to the end of an epoch, or to a hole: coarse ones first, finer ones
+    for the rest."""
+    return _Look(store, service, epoch, database, frozenset()).onward(after, None)[0]
+
+
+def pieces(infos: Iterable[Info]) -> Iterator[Piece]:
+    """The files of a replica among listed objects."""
+    for info in infos:
+        if found := ltx.parse_key(info.key):
+            yield Piece(info.key, *found, info.size, info.modified)
 
 
 def header(store: Store, piece: Piece) -> ltx.Header:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from lifeline import backups, catalogue, points, proc, snapshots, sources
 from lifeline.errors import DataBad, LifelineError, Unproven
@@ -24,7 +24,7 @@ from lifeline.model import Finding, Verdict
 from lifeline.progress import Meter, Say, during, say
 from lifeline.sentinel import TABLE
 from lifeline.sources import Copy
-from lifeline.store import Store
+from lifeline.store import Store, find
 from lifeline.verify import connect, rows, verify_database, worst
 
 RECENT = timedelta(hours=24)
@@ -41,11 +41,12 @@ class Vault(Protocol):
 
 @dataclass(frozen=True)
 class Proof:
-    """What is proved from: the vault as a store, restic's repositories, the newest epoch."""
+    """What is proved from: the vault as a store, restic's repositories, the newest epoch; the off-site vault."""
 
     store: Store
     repositories: Mapping[snapshots.Place, snapshots.Repository]
     epoch: int
+    offsite: Store | None = None
 
 
 Answer = dict[str, Any]
@@ -61,8 +62,9 @@ def prove(
     draw: random.Random | None = None,
     progress: Say = say,
 ) -> Answer:
-    """Restore the newest point, a random one of the last day, and the newest backup; with `weekly` read the whole
-    chain and a part of the repository too. The result is in the catalogue, whatever it is, and in the answer."""
+    """Restore the newest point, a random one of the last day, and the newest backup; with `weekly` all that is off-site
+    too, and read the whole chain and a part of the repository. The result is in the catalogue, whatever it is, and in
+    the answer."""
     begun, at, scratch = time.monotonic(), datetime.now(UTC), config.layout.state / "prove"
     with backups.one_at_a_time(config, "verification"):
         shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
@@ -74,6 +76,11 @@ def prove(
                 _point("entry", "vault", lambda: _at_entry(config, proof, entry, scratch)),
                 _point("entry", "snapshot", lambda: _snapshot(config, proof, entry, scratch)),
             ]
+            if weekly and (away := proof.offsite):
+                chosen += [
+                    _point("newest", "offsite", lambda: _newest_offsite(config, proof.store, away, scratch)),
+                    _point("entry", "offsite", lambda: _snapshot(config, proof, entry, scratch, "offsite")),
+                ]
             found = []
             for make in chosen:
                 progress(f"restoring: {make[0]} from {make[1]}")
@@ -88,6 +95,7 @@ def prove(
         "verdict": _worst([one["verdict"] for one in (*found, *checks)]),
         "seconds": round(time.monotonic() - begun, 3),
         "rpo_measured_s": _age(newest, at) if newest["verdict"] == "PASS" else None,
+        "rpo_offsite_measured_s": next((_age_at_its_begin(p) for p in found if _is_newest_offsite(p)), None),
         **{"points": found, "checks": checks},
     }
     key = catalogue.verified_key(config.service.name, at)
@@ -140,6 +148,25 @@ def _random(config: Config, proof: Proof, folder: Path, draw: random.Random) -> 
     )
 
 
+def _newest_offsite(config: Config, vault: Store, offsite: Store, folder: Path) -> Copy:
+    """The end of the replica that the mirror says is whole off-site: to be there, and as far as it says."""
+    _require_room(config)
+    noted = find(vault, catalogue.offsite_key(config.service.name))
+    claimed = (catalogue.parse("offsite.json", noted.body) if noted else {}).get("replica")
+    if not claimed:
+        raise LookupError("the mirror doesn't say that any replica is whole off-site: fab status")
+    txids: dict[str, int | None] = {d.name: None for d in config.service.databases}
+    made = sources.from_replica(config, offsite, "offsite", int(claimed["epoch"]), txids, sources.in_folder(folder))
+    for name, one in claimed["databases"].items():
+        if (reached := made.txids.get(name) or 0) < int(one["txid"]):
+            raise DataBad(f"{name} ends with transaction {reached} off-site, the mirror says {one['txid']}")
+    return made
+
+
+def _is_newest_offsite(point: Answer) -> bool:
+    return (point["what"], point["source"], point["verdict"]) == ("newest", "offsite", "PASS")
+
+
 def _txid(point: points.Point) -> int:
     return point.txid
 
@@ -155,13 +182,16 @@ def _at_entry(config: Config, proof: Proof, entry: Answer, folder: Path) -> Copy
     return replace(made, entry=str(entry["key"]))
 
 
-def _snapshot(config: Config, proof: Proof, entry: Answer, folder: Path) -> Copy:
+def _snapshot(
+    config: Config, proof: Proof, entry: Answer, folder: Path, place: Literal["vault", "offsite"] = "vault"
+) -> Copy:
     _require_room(config)
-    copies = entry.get("copies") or {"vault": {"snapshot": entry.get("snapshot")}}
-    if not (snapshot := (copies.get("vault") or {}).get("snapshot")):
+    if not (snapshot := (catalogue.copies(entry).get(place) or {}).get("snapshot")):
+        if place == "offsite":
+            raise LookupError(f"{entry['key']} has no copy off-site: fab backup")
         raise DataBad(f"{entry['key']} has no snapshot in the vault", hint="fab backup --full")
-    repository = proof.repositories["vault"]
-    made = sources.from_restic(config, repository, "snapshot", str(snapshot), folder, at=str(entry["at"]))
+    source: sources.Source = "snapshot" if place == "vault" else "offsite"
+    made = sources.from_restic(config, proof.repositories[place], source, str(snapshot), folder, at=str(entry["at"]))
     return replace(made, epoch=int(entry["epoch"]), entry=str(entry["key"]))
 
 
@@ -176,7 +206,7 @@ def _require_room(config: Config) -> None:
 
 def _prove_one(config: Config, make: _Make, entry: Answer | LifelineError | None, scratch: Path) -> Answer:
     what, source, restore = make
-    begun = time.monotonic()
+    begun, began = time.monotonic(), _stamp(datetime.now(UTC))
     said: Answer = {"source": source, "what": what, "entry": None, "epoch": None, "txid": None, "at": None}
     if what == "entry" and not isinstance(entry, dict):
         why = "there is no backup in the catalogue: fab backup --full" if entry is None else entry.message
@@ -201,7 +231,7 @@ def _prove_one(config: Config, make: _Make, entry: Answer | LifelineError | None
         **{"txid": next(iter(copy.txids.values()), None), "verdict": str(verdict)},
         **{"says": f"differs from the catalogue: {differ[0]}" if differ else finding.says},
         **{"seconds": round(time.monotonic() - begun, 3), "bytes": copy.bytes, "restore_s": copy.seconds},
-        **{"sentinel_at": _sentinel(copy), "rows_differ": differ},
+        **{"began": began, "sentinel_at": _sentinel(copy), "rows_differ": differ},
     }
 
 
@@ -225,7 +255,7 @@ def _differences(copy: Copy, entry: Mapping[str, Any], scratch: Path, config: Co
         for table in sorted({*noted, *counted}):
             if noted.get(table) != counted.get(table):
                 found.append(f"{name}.{table} has {counted.get(table)} rows, the catalogue says {noted.get(table)}")
-    if copy.source == "snapshot":
+    if not copy.as_replicated:  # restic's: the small files beside it too
         files = scratch / str(config.layout.state / "backup").lstrip("/") / "files"
         for kind in ("configuration", "state"):
             for path_text, note in ((entry.get("files") or {}).get(kind) or {}).items():
@@ -256,6 +286,11 @@ def _age(newest: Mapping[str, Any], at: datetime) -> float | None:
         return None
     age = (at - datetime.fromisoformat(str(newest["sentinel_at"]))).total_seconds()
     return round(max(0.0, age), 3) if age > -2.0 else None
+
+
+def _age_at_its_begin(point: Mapping[str, Any]) -> float | None:
+    """The same, for a restore that others went before."""
+    return _age(point, datetime.fromisoformat(str(point["began"])))
 
 
 def _checks(config: Config, proof: Proof, weekly: bool, progress: Say) -> list[Answer]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 from lifeline import backups, catalogue, continuation, ltx, points, replica, retention, snapshots
@@ -19,32 +20,31 @@ Answer = dict[str, Any]
 
 def prune(config: Config, store: Store, epoch: int, *, dry_run: bool = False, now: datetime | None = None) -> Answer:
     """Do it, or with `dry_run` only say it. Each part that can't be looked at is told, and nothing of it goes."""
-    now, policy = now or datetime.now(UTC), config.inventory.backups
-    verified = _verifications(store, config.service.name)
+    now, policy, service = now or datetime.now(UTC), config.inventory.backups, config.service.name
+    verified = verifications(store, service)
     answer: Answer = {"dry_run": dry_run, "snapshots": {}, "epochs": [], "fine_points": 0, "errors": []}
     with backups.one_at_a_time(config, "backup"):  # restic's prune and backup would wait for each other anyway
         for place, days in (("vault", policy.vault_days), ("local", policy.local_days)):
             try:
                 repository = backups.repositories(config)[place]  # type: ignore[index]
-                proved = _proved_snapshots(store, verified, place)
+                proved = proved_snapshots(store, verified, place, "snapshot")
                 answer["snapshots"][place] = _forget(repository, proved, timedelta(days=days), now, dry_run)
             except LifelineError as error:
                 answer["errors"].append(f"{place}: {error.message}")
     answer["catalogue"] = _catalogue(config, store, answer["snapshots"].get("vault") or [], now, dry_run)
-    found = _epochs(config, store, epoch, verified)
-    answer["epochs"] = retention.expired_epochs(found, timedelta(days=policy.points_days), now)
+    keep = timedelta(days=policy.points_days)
+    found = epochs_of(store, service, epoch, proved_epochs(verified, "vault"), keep, now)
+    answer["epochs"] = retention.expired_epochs(found, keep, now)
     if not dry_run:
         for number in answer["epochs"]:
-            _remove_epoch(config, store, number)
+            remove_epoch(store, service, number)
     older = now - timedelta(hours=policy.fine_points_hours)
     for one in found:
         if one.number in answer["epochs"]:
             continue
         for database in config.service.databases:
-            for key in list(points.expired_fine(store, config.service.name, one.number, database.name, older)):
-                answer["fine_points"] += 1
-                if not dry_run:
-                    store.delete(key)
+            fine = points.expired_fine(store, service, one.number, database.name, older)
+            answer["fine_points"] += sum(1 for _ in fine) if dry_run else store.delete_all(list(fine))
     return answer
 
 
@@ -54,7 +54,7 @@ def _catalogue(config: Config, store: Store, forgotten: Sequence[str], now: date
     keys = [info.key for info in store.list(catalogue.root(service))]
     gone = [key for key in catalogue.verified_keys(keys)[1:] if catalogue.time_of(key) < now - keep]
     for key in catalogue.entry_keys(keys):
-        snapshot = _snapshot_of(store, key)  # older versions of restic noted the beginning of its id
+        snapshot = snapshot_of(store, key, "vault")  # older versions of restic noted the beginning of its id
         if catalogue.time_of(key) < now - keep and snapshot and any(one.startswith(snapshot) for one in forgotten):
             gone.append(key)
     if not dry_run:
@@ -63,15 +63,17 @@ def _catalogue(config: Config, store: Store, forgotten: Sequence[str], now: date
     return gone
 
 
-def _snapshot_of(store: Store, key: str) -> str | None:
+def snapshot_of(store: Store, key: str, place: str) -> str | None:
+    """The id of an entry's snapshot in a place; None where it has none, or can't be read."""
     try:
         entry = catalogue.parse(key, store.get(key).body)
     except LifelineError:
         return None
-    return ((entry.get("copies") or {"vault": entry}).get("vault") or {}).get("snapshot")
+    found = (catalogue.copies(entry).get(place) or {}).get("snapshot")
+    return str(found) if found else None
 
 
-def _verifications(store: Store, service: str) -> list[Mapping[str, Any]]:
+def verifications(store: Store, service: str) -> list[Mapping[str, Any]]:
     """Every verification that can be read, the newest first."""
     found: list[Mapping[str, Any]] = []
     for key in catalogue.verified_keys(info.key for info in store.list(catalogue.root(service))):
@@ -82,23 +84,21 @@ def _verifications(store: Store, service: str) -> list[Mapping[str, Any]]:
     return found
 
 
-def _good_points(verified: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [point for one in verified for point in one.get("points") or () if point.get("verdict") == "PASS"]
+def _good_points(verified: Sequence[Mapping[str, Any]], source: str) -> list[Mapping[str, Any]]:
+    points_ = [point for one in verified for point in one.get("points") or ()]
+    return [point for point in points_ if point.get("verdict") == "PASS" and point.get("source") == source]
 
 
-def _proved_snapshots(store: Store, verified: Sequence[Mapping[str, Any]], place: str) -> frozenset[str]:
-    """Snapshots of that place that belong to an entry whose snapshot was restored and good. The same staging makes both
-    copies of an entry; only the vault's was restored."""
-    keys = {str(p["entry"]) for p in _good_points(verified) if p.get("source") == "snapshot" and p.get("entry")}
-    ids = set()
-    for key in keys:
-        if (found := find(store, key)) is None:
-            continue
-        entry = catalogue.parse(key, found.body)
-        copies = entry.get("copies") or {"vault": {"snapshot": entry.get("snapshot")}}
-        if snapshot := (copies.get(place) or {}).get("snapshot"):
-            ids.add(str(snapshot))
-    return frozenset(ids)
+def proved_snapshots(store: Store, verified: Sequence[Mapping[str, Any]], place: str, source: str) -> frozenset[str]:
+    """Snapshots of that place that belong to an entry whose snapshot was restored from `source`, and good. The same
+    staging makes all copies of an entry: the host's own is as good as the vault's, which was restored."""
+    keys = {str(point["entry"]) for point in _good_points(verified, source) if point.get("entry")}
+    return frozenset(found for key in keys if (found := snapshot_of(store, key, place)))
+
+
+def proved_epochs(verified: Sequence[Mapping[str, Any]], source: str) -> frozenset[int]:
+    """Epochs whose replica in `source` was restored, and good; not those of restic's copies."""
+    return frozenset(int(p["epoch"]) for p in _good_points(verified, source) if p.get("epoch") and p.get("txid"))
 
 
 def _forget(
@@ -115,32 +115,50 @@ def _forget(
     return gone
 
 
-def _epochs(config: Config, store: Store, newest: int, verified: Sequence[Mapping[str, Any]]) -> list[retention.Epoch]:
-    proved = {point.get("epoch") for point in _good_points(verified) if point.get("source") == "vault"}
-    found = []
-    for number in points.epochs(store, config.service.name, newest):
-        prefix = replica.epoch_prefix(config.service.name, number)
-        last = max(info.modified for info in store.list(prefix))
-        owner = find(store, f"{prefix}owner.json")
-        base = continuation.of_owner(owner.body if owner else None)
-        found.append(retention.Epoch(number, last, number in proved, base.epoch if base else None))
-    return found
+def epochs_of(
+    store: Store, service: str, newest: int, proved: frozenset[int], keep: timedelta, now: datetime
+) -> list[retention.Epoch]:
+    """The epochs that a store holds, as retention judges them."""
+    return [
+        _epoch(store, service, number, number in proved, now - keep) for number in points.epochs(store, service, newest)
+    ]
 
 
-def _remove_epoch(config: Config, store: Store, number: int) -> None:
-    """Snapshots first, then by transaction whatever the level: what an interrupted removal leaves has no beginning, or
-    still its whole end; it is never taken for a shorter whole."""
-    for key in removal_order(info.key for info in store.list(replica.epoch_prefix(config.service.name, number))):
-        store.delete(key)
+def _epoch(store: Store, service: str, number: int, proved: bool, before: datetime) -> retention.Epoch:
+    prefix = replica.epoch_prefix(service, number)
+    last, databases, rooted = datetime.min.replace(tzinfo=UTC), set(), set()
+    for info in store.list(prefix):
+        last = max(last, info.modified)
+        if found := ltx.parse_key(info.key):
+            name = info.key.removeprefix(prefix).split("/", 1)[0]
+            databases.add(name)
+            if found[0] == points.SNAPSHOTS and info.modified < before:
+                rooted.add(name)
+    owner = find(store, f"{prefix}owner.json")
+    base = continuation.of_owner(owner.body if owner else None)
+    # With an old snapshot of its own, whatever is still of interest in it begins there.
+    return retention.Epoch(number, last, proved, base.epoch if base and databases != rooted else None)
 
 
-def removal_order(keys: Iterable[str]) -> list[str]:
-    """An epoch's keys in the order in which they go."""
+def remove_epoch(store: Store, service: str, number: int) -> int:
+    """All of an epoch, in the order of `removal`. How many objects that were."""
+    keys = [info.key for info in store.list(replica.epoch_prefix(service, number))]
+    return sum(store.delete_all(group) for group in removal(keys))
 
-    def place(key: str) -> tuple[int, int, str]:
-        found = ltx.parse_key(key)
-        if found is None:
-            return 2, 0, key
-        return (0 if found[0] == points.SNAPSHOTS else 1), found[1], key
 
-    return sorted(keys, key=place)
+def removal(keys: Iterable[str]) -> list[list[str]]:
+    """An epoch's keys in groups, to be removed one after the other, each in any order: the snapshots; the first two
+    files of each level, which are all that a restore without a snapshot can begin with; the others; and what says whose
+    it was. So what an interrupted removal leaves has no beginning, or still its whole end: it is never taken for a
+    shorter whole."""
+    snapshots_, heads, others, notes = [], [], [], []
+    for _, files in groupby(sorted(keys), key=lambda key: key.rpartition("/")[0]):
+        names = list(files)  # in the order of their transactions
+        if (found := ltx.parse_key(names[0])) is None:
+            notes += names
+        elif found[0] == points.SNAPSHOTS:
+            snapshots_ += names
+        else:
+            heads += names[:2]
+            others += names[2:]
+    return [group for group in (snapshots_, heads, others, notes) if group]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lifeline.errors import StepFailed
+from lifeline.model import Key, StoreRef
 from lifeline.service import Database
 
 CONTROL_SOCKET = Path("/run/lifeline/litestream.sock")
@@ -44,6 +45,12 @@ class Destination:
     access_key: str
     secret_key: str
     region: str = "us-east-1"  # Spaces signs with us-east-1 wherever the bucket is
+
+    @classmethod
+    def of(cls, store: StoreRef, key: Key, *, region: str = "us-east-1") -> Destination:
+        """A bucket, as the holder of `key`; without an endpoint it is AWS's."""
+        endpoint = store.endpoint or f"https://s3.{store.region}.amazonaws.com"
+        return cls(endpoint, store.bucket, store.path_style, key.access_key, key.secret_key, region)
 
 
 def epoch_prefix(service: str, epoch: int) -> str:

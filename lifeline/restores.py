@@ -287,10 +287,11 @@ def _candidates(
         if reach and not want.fixed:
             name = f"the replica ({source}) up to the gap"
             yield source, name, partial(_up_to, config, source, opened, want, reach, output_of)
-    places: tuple[tuple[Source, snapshots.Place], ...] = (("local", "local"), ("snapshot", "vault"))
+    places: tuple[tuple[Source, snapshots.Place], ...]
+    places = (("local", "local"), ("snapshot", "vault"), ("offsite", "offsite"))
     for source, place in places:
-        if want.txid is None and want.source in (None, source):
-            repository = backups.repositories(config)[place]
+        repository = backups.repositories(config).get(place)
+        if repository and want.txid is None and want.source in (None, source):
             yield source, f"restic ({place})", partial(_restic, config, source, repository, want, output_of)
 
 

@@ -1,4 +1,4 @@
-"""What of the backups may go. Pure: what there is in, what may go out.
+"""What of the backups may go, in the vault, on the host and off-site. Pure: what there is in, what may go out.
 
 The newest backup that a restore has proved never goes, whatever the calendar says, nor does the newest at all; and
 while nothing is proved, nothing goes.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from lifeline.points import SNAPSHOTS, Piece
 from lifeline.snapshots import Snapshot
 
 
@@ -50,3 +51,13 @@ def expired_epochs(epochs: Sequence[Epoch], keep: timedelta, now: datetime) -> l
         and epoch.last < now - keep
         and any(number > epoch.number for number in proved)
     )
+
+
+def superseded(pieces: Sequence[Piece], keep: timedelta, now: datetime) -> list[Piece]:
+    """Files of one database's replica that no point younger than `keep` needs: those that end no later than the newest
+    of its snapshots that is older than that. What is left begins with this snapshot, and has no hole that it hadn't."""
+    bases = [piece.last for piece in pieces if piece.level == SNAPSHOTS and piece.modified < now - keep]
+    if not bases:
+        return []
+    base = max(bases)
+    return [piece for piece in pieces if piece.last < base or (piece.last == base and piece.level != SNAPSHOTS)]

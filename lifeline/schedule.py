@@ -13,6 +13,8 @@ from datetime import datetime, timedelta
 
 from lifeline.model import WEEKDAYS, BackupPolicy, Role
 
+# Litestream writes its files of half a minute on the half minute: soon after, the mirror finds the newest one.
+AFTER_COMPACTION = timedelta(seconds=8)
 AHEAD = timedelta(minutes=5)  # how far clocks of two hosts may differ
 AT_ONCE_AGAIN = timedelta(minutes=10)
 RETRY = (timedelta(minutes=5), timedelta(minutes=15), timedelta(minutes=30))
@@ -69,8 +71,8 @@ def slot(job: Job, policy: BackupPolicy, now: datetime) -> datetime:
     if job.name == "logs":
         return midnight + timedelta(hours=now.hour)
     if job.name == "offsite":
-        seconds = int((now - midnight).total_seconds())
-        return midnight + timedelta(seconds=seconds // policy.offsite_every_s * policy.offsite_every_s)
+        first, every = midnight + AFTER_COMPACTION, timedelta(seconds=policy.offsite_every_s)
+        return first + (now - first) // every * every
     at = policy.full_at if job.name in ("backup-full", "prune") else policy.verify_at
     found = midnight + timedelta(hours=int(at[:2]), minutes=int(at[3:]))
     if job.name == "verify-weekly":

@@ -1,7 +1,7 @@
 """The second, independent copy: restic, with a key of its own. Its repositories, its commands, what it answers. Pure.
 
 Other tool, other format, other password than the replica: no single defect takes both. The same password opens three
-repositories: in the vault, on the host, and the one that `offsite.py` mirrors.
+repositories, in the vault, on the host and off-site, each with packs of its own: what spoils one spoils no other.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import BinaryIO, Protocol
 
 from lifeline.errors import LifelineError, Unavailable
 
+PAGE = 1000  # keys that one request lists or deletes
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) while a file is on its way; the total is -1 when it isn't known."""
 
@@ -44,7 +46,7 @@ class Denied(Unavailable):
         return self.code == "InvalidAccessKeyId"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are lists of a hundred thousand
 class Info:
     """An object's listing. ``etag`` with its quotes, as conditional writes need it; ``modified`` in UTC."""
 
@@ -65,8 +67,11 @@ class Object:
 class Store(Protocol):
     """One bucket. Every call has a deadline, and raises Unavailable, Denied (an Unavailable), Missing or Conflict.
 
-    After Unavailable from a write, the write may have happened or not: read again to know.
+    After Unavailable from a write, the write may have happened or not: read again to know. `asked`: how many requests
+    were sent, by S3's names for them; they have a price.
     """
+
+    asked: Counter[str]
 
     @property
     def where(self) -> str:
@@ -95,6 +100,9 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object; nothing there is fine."""
+
+    def delete_all(self, keys: Iterable[str]) -> int:
+        """Remove many, a thousand a request, in no order; nothing there is fine. How many keys that were."""
 
     def upload(self, source: BinaryIO, key: str, *, size: int = -1, progress: Progress | None = None) -> None:
         """Write a stream of any length; whole or not at all."""
@@ -126,12 +134,14 @@ class MemoryStore:
         self._name = name
         self._objects: dict[str, Object] = {}
         self._lock = threading.Lock()
+        self.asked: Counter[str] = Counter()
 
     @property
     def where(self) -> str:
         return f"bucket {self._name} (in memory)"
 
     def get(self, key: str) -> Object:
+        self.asked["GetObject"] += 1
         with self._lock:
             if key not in self._objects:
                 raise Missing(f"{key} is not in {self.where}")
@@ -141,6 +151,7 @@ class MemoryStore:
         return self.get(key).body[start : start + length]
 
     def head(self, key: str) -> Info | None:
+        self.asked["HeadObject"] += 1
         with self._lock:
             found = self._objects.get(key)
         return found.info if found else None
@@ -149,6 +160,7 @@ class MemoryStore:
         with self._lock:
             found = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
             infos = [self._objects[key].info for key in found]
+        self.asked["ListObjectsV2"] += 1 + max(0, len(infos) - 1) // PAGE
         yield from infos
 
     def put(self, key: str, body: bytes, *, content_type: str = "application/octet-stream") -> str:
@@ -168,8 +180,17 @@ class MemoryStore:
             return self._write(key, body)
 
     def delete(self, key: str) -> None:
+        self.asked["DeleteObject"] += 1
         with self._lock:
             self._objects.pop(key, None)
+
+    def delete_all(self, keys: Iterable[str]) -> int:
+        wanted = list(keys)
+        self.asked["DeleteObjects"] += -(-len(wanted) // PAGE)
+        with self._lock:
+            for key in wanted:
+                self._objects.pop(key, None)
+        return len(wanted)
 
     def upload(self, source: BinaryIO, key: str, *, size: int = -1, progress: Progress | None = None) -> None:
         body = source.read()
@@ -178,6 +199,7 @@ class MemoryStore:
             progress(len(body), size)
 
     def _write(self, key: str, body: bytes) -> str:
+        self.asked["PutObject"] += 1
         etag = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
         self._objects[key] = Object(bytes(body), Info(key, len(body), etag, datetime.now(UTC)))
         return etag

@@ -9,8 +9,10 @@ import base64
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import boto3
@@ -23,7 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from lifeline.errors import BadConfig, Unavailable
 from lifeline.model import Key, StoreRef
-from lifeline.store import Conflict, Denied, Info, Missing, Object, Progress, Store
+from lifeline.store import PAGE, Conflict, Denied, Info, Missing, Object, Progress, Store
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -73,10 +75,20 @@ def open_store(
             proxies={} if direct else None,
         )
         made: S3Client = session.client("s3", region_name=ref.region, endpoint_url=ref.endpoint, config=settings)
+        made.meta.events.register("before-sign.s3.DeleteObjects", _digested)
         return made
 
     once = client(1)
     return S3Store(ref, once if attempts == 1 else client(attempts), once)
+
+
+def _digested(request: Any, **_: Any) -> None:
+    """A deletion of many must carry a digest, and MD5 is the one that every store knows."""
+    request.headers["Content-MD5"] = _md5(request.body)
+
+
+def _md5(body: bytes) -> str:
+    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
 def key_from_environment(prefix: str, environment: Mapping[str, str] = os.environ) -> Key:
@@ -95,6 +107,12 @@ class S3Store:
         self._ref = ref
         self._client = client
         self._once = once
+        self.asked: Counter[str] = Counter()
+        for one in (client, once):
+            one.meta.events.register("before-send.s3", self._count)
+
+    def _count(self, event_name: str, **_: Any) -> None:
+        self.asked[event_name.rpartition(".")[2]] += 1
 
     @property
     def where(self) -> str:
@@ -133,9 +151,8 @@ class S3Store:
     def put(self, key: str, body: bytes, *, content_type: str = "application/octet-stream") -> str:
         with self._errors("write", key):
             # Under Object Lock S3 takes nothing without a digest of it.
-            digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
             answer = self._client.put_object(
-                Bucket=self._ref.bucket, Key=key, Body=body, ContentType=content_type, ContentMD5=digest
+                Bucket=self._ref.bucket, Key=key, Body=body, ContentType=content_type, ContentMD5=_md5(body)
             )
             return answer["ETag"]
 
@@ -153,6 +170,20 @@ class S3Store:
     def delete(self, key: str) -> None:
         with self._errors("delete", key):
             self._client.delete_object(Bucket=self._ref.bucket, Key=key)
+
+    def delete_all(self, keys: Iterable[str]) -> int:
+        left, count = iter(keys), 0
+        while batch := list(islice(left, PAGE)):
+            with self._errors("delete", f"{batch[0]} and {len(batch) - 1} more"):
+                answer = self._client.delete_objects(
+                    Bucket=self._ref.bucket, Delete={"Objects": [{"Key": key} for key in batch], "Quiet": True}
+                )
+            if refused := answer.get("Errors"):
+                code, key = refused[0].get("Code", ""), refused[0].get("Key", "")
+                says = f"{self.where} refused to delete {key} and {len(refused) - 1} more ({code})"
+                raise Denied(says, hint="is the key still valid, and granted this bucket?", code=code)
+            count += len(batch)
+        return count
 
     def upload(self, source: BinaryIO, key: str, *, size: int = -1, progress: Progress | None = None) -> None:
         done = 0

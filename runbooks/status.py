@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from lifeline.errors import LifelineError
 from lifeline.lookout import mode_now
 from lifeline.model import Host, Lease, Observation
-from runbooks.backups import age
+from runbooks.backups import age, size
 from runbooks.catalogue import mirror, newest_backup, newest_verification
 from runbooks.site import Site
 
@@ -141,7 +141,16 @@ def _mirror(found: dict[str, Any] | None) -> str:
         return "offsite  NEVER: nothing is in the off-site vault"
     if "error" in found:
         return f"offsite  not known: {found['error']}"
-    return f"offsite  {found['at']}{_ago(found)}"
+    replica = found.get("replica")
+    held = f"offsite  {found['at']}{_ago(found)}" + ("" if replica else ", NO REPLICA IS WHOLE THERE")
+    if not (checked := found.get("checked")):
+        return held
+    wrong = [f"{len(checked['holes'])} HOLES"] if checked.get("holes") else []
+    wrong += [f"{checked['missed']} objects had gone, copied again"] if checked.get("missed") else []
+    beyond = checked.get("beyond") or {}
+    if any(beyond.get(kind) for kind in ("snapshots", "epochs", "files")):
+        wrong.append(f"beyond its policy for {beyond['overdue_days']:.0f} d: fab prune --offsite")
+    return "; ".join([held, f"{checked['objects']} objects, {size(checked['bytes'])}", *wrong])
 
 
 def _ago(found: dict[str, Any]) -> str:

@@ -249,7 +249,7 @@ def _rule_to_s3(rule: Values) -> Values:
         "Filter": {"Prefix": (rule.get("filter") or {}).get("prefix", "")},
     }
     if rule.get("expiration"):
-        converted["Expiration"] = {"Days": rule["expiration"]["days"]}
+        converted["Expiration"] = s3.expiration_to_s3(rule["expiration"])
     if rule.get("noncurrentVersionExpiration"):
         days = rule["noncurrentVersionExpiration"]["noncurrentDays"]
         converted["NoncurrentVersionExpiration"] = {"NoncurrentDays": days}
@@ -263,7 +263,7 @@ def _rule_from_s3(rule: Values) -> Values:
     flat: Values = {"id": rule.get("ID"), "status": rule["Status"]}
     flat["filter"] = {"prefix": (rule.get("Filter") or {}).get("Prefix", rule.get("Prefix", ""))}
     if rule.get("Expiration"):
-        flat["expiration"] = {"days": rule["Expiration"].get("Days")}
+        flat["expiration"] = s3.expiration_from_s3(rule["Expiration"])
     if rule.get("NoncurrentVersionExpiration"):
         flat["noncurrentVersionExpiration"] = {"noncurrentDays": rule["NoncurrentVersionExpiration"]["NoncurrentDays"]}
     if rule.get("AbortIncompleteMultipartUpload"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from lab.providers.kind import ProviderError
+from lab.providers.kind import ProviderError, Values
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -39,6 +39,18 @@ def or_none(what: str, do: Callable[[], T], absent: frozenset[str] | set[str]) -
 def exists(client: S3Client, bucket: str) -> bool:
     """HEAD says so."""
     return or_none(f"bucket {bucket}", lambda: client.head_bucket(Bucket=bucket), MISSING) is not None
+
+
+def expiration_to_s3(expiration: Values) -> Values:
+    """An expiration of a lifecycle rule as S3 has it: an age, or the markers of what was deleted."""
+    names = {"days": "Days", "expiredObjectDeleteMarker": "ExpiredObjectDeleteMarker"}
+    return {names[key]: value for key, value in expiration.items() if value}
+
+
+def expiration_from_s3(expiration: Values) -> Values:
+    """The same, read."""
+    names = {"Days": "days", "ExpiredObjectDeleteMarker": "expiredObjectDeleteMarker"}
+    return {names[key]: value for key, value in expiration.items() if key in names and value}
 
 
 def delete_bucket(client: S3Client, bucket: str, *, force: bool) -> None:

@@ -141,8 +141,8 @@ def _to_s3(rule: Values) -> Values:
         "Status": "Enabled" if rule["enabled"] else "Disabled",
         "Filter": {"Prefix": rule.get("prefix", "")},
     }
-    if rule.get("expiration", {}).get("days"):
-        converted["Expiration"] = {"Days": rule["expiration"]["days"]}
+    if rule.get("expiration"):
+        converted["Expiration"] = s3.expiration_to_s3(rule["expiration"])
     if rule.get("noncurrentVersionExpiration", {}).get("days"):
         converted["NoncurrentVersionExpiration"] = {"NoncurrentDays": rule["noncurrentVersionExpiration"]["days"]}
     if rule.get("abortIncompleteMultipartUploadDays"):
@@ -155,7 +155,7 @@ def _to_s3(rule: Values) -> Values:
 def _from_s3(rule: Values) -> Values:
     flat: Values = {"id": rule.get("ID"), "enabled": rule["Status"] == "Enabled"}
     flat["prefix"] = (rule.get("Filter") or {}).get("Prefix") or rule.get("Prefix") or None
-    flat["expiration"] = {"days": rule["Expiration"].get("Days")} if rule.get("Expiration") else None
+    flat["expiration"] = s3.expiration_from_s3(rule["Expiration"]) if rule.get("Expiration") else None
     noncurrent = rule.get("NoncurrentVersionExpiration")
     flat["noncurrentVersionExpiration"] = {"days": noncurrent.get("NoncurrentDays")} if noncurrent else None
     abort = rule.get("AbortIncompleteMultipartUpload")

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import aws as lab_aws
-from lab.config import KeyPair
-from lab.objectstore import AWS_ACCOUNT, SPACES_ACCOUNT, SeaweedSpaces, StoreSpec
+from lab.config import KeyPair, LabConfig
+from lab.objectstore import AWS_ACCOUNT, SPACES_ACCOUNT, SeaweedSpaces, StoreSpec, specs
 from lab.objectstore import server as store_server
 from lab.ports import Spaces
 from lab.servers import prepare, tidy
@@ -102,12 +102,21 @@ def process(argv: list[str], log: Path, env: Mapping[str, str]) -> Iterator[subp
             started.wait()
 
 
-@contextlib.contextmanager
-def object_store(
-    name: str, directory: Path, inside_port: int, domain: str | None, admin: KeyPair
-) -> Iterator[StoreSpec]:
+def stores(env: Mapping[str, str]) -> dict[str, StoreSpec]:
+    """The two stores that the stack's buckets are in, `ams3` and `aws`: of the lab, or of a loopback cloud."""
+    if "LIFELINE_LAB" in env:
+        return {spec.name: spec for spec in specs(LabConfig.load(Path(env["LIFELINE_LAB"]) / "lab.json"))}
+    admins = (KeyPair(env[f"{who}_ACCESS_KEY_ID"], env[f"{who}_SECRET_ACCESS_KEY"]) for who in ("SPACES", "AWS"))
+    where = ((28100, SPACES_DOMAIN), (28110, None))
+    return {
+        name: _spec(name, Path("/nonexistent"), port, domain, admin)
+        for name, (port, domain), admin in zip(("ams3", "aws"), where, admins, strict=True)
+    }
+
+
+def _spec(name: str, directory: Path, inside_port: int, domain: str | None, admin: KeyPair) -> StoreSpec:
     account = SPACES_ACCOUNT if domain else AWS_ACCOUNT
-    spec = StoreSpec(
+    return StoreSpec(
         name=name,
         directory=directory / name,
         address="127.0.0.1",
@@ -119,6 +128,13 @@ def object_store(
         region="ams3" if domain else "us-east-2",
         inside=INSIDE,
     )
+
+
+@contextlib.contextmanager
+def object_store(
+    name: str, directory: Path, inside_port: int, domain: str | None, admin: KeyPair
+) -> Iterator[StoreSpec]:
+    spec = _spec(name, directory, inside_port, domain, admin)
     server = store_server(spec)
     prepare(server)
     with process(list(server.argv), directory / f"{name}.log", server.env):

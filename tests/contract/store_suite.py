@@ -46,6 +46,26 @@ class StoreSuite:
         store.delete("k")
         assert store.head("k") is None
 
+    def test_many_are_deleted_at_once_and_again(self, store: Store):
+        for number in range(3):
+            store.put(f"many/{number}", b"")
+        store.put("kept", b"")
+        wanted = [*keys(store, "many/"), *(f"many/never-{number}" for number in range(1000))]
+        assert store.delete_all(wanted) == 1003
+        assert store.delete_all(wanted) == 1003
+        assert list(keys(store, "")) == ["kept"]
+        assert store.delete_all([]) == 0
+
+    def test_what_it_asks_is_counted(self, store: Store):
+        before = store.asked.copy()
+        store.put("k", b"1")
+        store.get("k")
+        store.get_range("k", 0, 1)
+        list(store.list(""))
+        store.delete_all(["k"])
+        asked = store.asked - before
+        assert asked == {"PutObject": 1, "GetObject": 2, "ListObjectsV2": 1, "DeleteObjects": 1}
+
     def test_put_if_absent_writes_once(self, store: Store):
         store.put_if_absent("k", b"first")
         with pytest.raises(Conflict):

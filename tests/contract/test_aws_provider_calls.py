@@ -222,6 +222,8 @@ def rule_of(rule: retention.Rule) -> dict[str, Any]:
     sent: dict[str, Any] = {"ID": rule.id, "Status": "Enabled", "Filter": {"Prefix": rule.prefix}}
     if rule.expire_days:
         sent["Expiration"] = {"Days": rule.expire_days}
+    if rule.clear_markers:
+        sent["Expiration"] = {"ExpiredObjectDeleteMarker": True}
     if rule.noncurrent_days:
         sent["NoncurrentVersionExpiration"] = {"NoncurrentDays": rule.noncurrent_days}
     if rule.abort_upload_days:

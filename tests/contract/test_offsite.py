@@ -1,25 +1,39 @@
-"""The off-site mirror and pruning: real Litestream and restic, two S3 stores on loopback."""
+"""The off-site vault, its mirror and its pruning: real Litestream and restic, an S3 store under Object Lock, and hosts
+with no more rights there than the stack gives them."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lifeline import backups, catalogue, offsite, points, proc, prune, rebuild, snapshots
-from lifeline.errors import Unavailable
-from lifeline.model import Key, StoreRef
+from infra.offsite import policy
+from lab import ageing
+from lab.config import KeyPair
+from lab.identities import Identity
+from lifeline import backups, catalogue, offsite, points, proc, proving, prune, rebuild, sentinel, snapshots
+from lifeline.errors import Refused, Unavailable
+from lifeline.layout import Config, write_role
+from lifeline.model import Key, Lease, StoreRef
 from lifeline.store import Info, MemoryStore, Store
 from lifeline.vault import open_store
+from runbooks.provision import restic_password
+from runbooks.prune_offsite import copies, prune_offsite
 from tests.contract.replica_store import S3, store, wait
+from tests.contract.stores import OPERATOR, Running, aws_spec, outcome, running
 from tests.contract.test_backups import Hammer, Primary, ids, primary  # noqa: F401
 from tests.contract.test_proving import prove
+from tests.unit.world import World
 
 pytestmark = pytest.mark.slow
+BUCKET, HOST_KEY = "offsite", KeyPair("AKIAHOST", "host-secret")
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +43,44 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 
 @pytest.fixture(scope="module")
-def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with store(tmp_path_factory.mktemp("away")) as running:
-        yield running
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """As the stack declares it: versions, and a lock of 30 days on each."""
+    with running(aws_spec(tmp_path_factory.mktemp("aws")), "us-east-2") as made:
+        retention: Any = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 30}}
+        made.client().create_bucket(Bucket=BUCKET, ObjectLockEnabledForBucket=True)
+        made.client().put_object_lock_configuration(
+            Bucket=BUCKET, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": retention}
+        )
+        yield made
+
+
+@dataclass(frozen=True)
+class Away:
+    """The off-site vault as this primary's host may use it."""
+
+    aws: Running
+    config: Config
+
+    @property
+    def store(self) -> Store:
+        return open_store(self.aws.ref(BUCKET), Key(HOST_KEY.access_key, HOST_KEY.secret_key), direct=True)
+
+    @property
+    def repository(self) -> snapshots.Repository:
+        return backups.repositories(self.config)["offsite"]
+
+
+@pytest.fixture
+def away(aws: Running, primary: Primary) -> Away:  # noqa: F811
+    rights = json.loads(policy(BUCKET, "lease", primary.service))
+    aws.spec.identities().apply([Identity("host", (HOST_KEY,), {"lifeline": rights})], within_s=10)
+    return Away(aws, with_offsite(primary.host(), aws.ref(BUCKET)))
+
+
+def with_offsite(config: Config, ref: StoreRef) -> Config:
+    key = Key(HOST_KEY.access_key, HOST_KEY.secret_key)
+    hosts = tuple(replace(host, offsite_key=key) for host in config.inventory.hosts)
+    return replace(config, inventory=replace(config.inventory, hosts=hosts, offsite=ref))
 
 
 def opened(s3: S3) -> Store:
@@ -40,47 +89,130 @@ def opened(s3: S3) -> Store:
     return open_store(ref, Key(to.access_key, to.secret_key), direct=True)
 
 
-def lived(primary: Primary) -> list[int]:  # noqa: F811
+def lived(primary: Primary, config: Config | None = None) -> list[int]:  # noqa: F811
     """A replica with compacted levels and a backup; returns its rows."""
+    sentinel.write(config or primary.host())
     with primary.replicating(), Hammer(primary):
         wait(primary.newest, 20, "a replica")
-        backups.backup(primary.host(), primary.store, "full", progress=lambda _: None)
+        backups.backup(config or primary.host(), primary.store, "full", progress=lambda _: None)
         wait(lambda: any(True for _ in primary.store.keys(f"{replica_of(primary)}/0009/")), 20, "a snapshot")
     return ids(primary.path)
 
 
 def replica_of(primary: Primary) -> str:  # noqa: F811
-    return f"replica/{primary.service}/epoch-0001/trades"
+    return f"replica/{primary.service}/epoch-{primary.epoch:04d}/trades"
 
 
-def restores(primary: Primary, away: S3, folder: Path) -> list[int]:  # noqa: F811
-    """The off-site replica's end, read from there alone."""
-    copy = opened(away)
-    plan = points.plan(copy, primary.service, 1, "trades")
+def restores(primary: Primary, copy: Store, folder: Path) -> list[int]:  # noqa: F811
+    """A replica's end, read from that store alone."""
+    plan = points.plan(copy, primary.service, primary.epoch, "trades")
     folder.mkdir(parents=True, exist_ok=True)
-    output = folder / "offsite.db"
+    output = folder / "copy.db"
     output.unlink(missing_ok=True)
     rebuild.rebuild(copy, plan, output)
     return ids(output)
 
 
-def test_what_is_off_site_restores_from_there_alone(primary: Primary, away: S3, tmp_path: Path) -> None:  # noqa: F811
-    rows = lived(primary)
-    config, vault = primary.host(), opened(primary.store)
-    report = offsite.mirror(config, vault, opened(away), 1)
-    assert report["objects"] > 3 and len(report["snapshots"]) == 1
-    assert report["replica"]["databases"]["trades"]["txid"] > 0
-    got = restores(primary, away, tmp_path)
+def test_what_is_off_site_restores_from_there_alone(primary: Primary, away: Away, tmp_path: Path) -> None:  # noqa: F811
+    """Under Object Lock, with the rights of a host."""
+    rows = lived(primary, away.config)
+    vault = opened(primary.store)
+    report = offsite.mirror(away.config, vault, away.store, 1)
+    assert report["objects"] >= 2 and len(report["snapshots"]) == 1
+    assert report["replica"]["databases"]["trades"]["txid"] > 0 and report["checked"]["holes"] == []
+    got = restores(primary, away.store, tmp_path)
     assert got and got == rows[: len(got)]
-    to = away.destination
-    cache = config.layout.root / "cache-away"
-    repository = snapshots.in_bucket("offsite", primary.service, to, config.layout.restic_password, cache)
-    done = proc.run(snapshots.check_argv(repository, 100), timeout=120, env=repository.environment)
+    done = proc.run(snapshots.check_argv(away.repository, 100), timeout=120, env=away.repository.environment)
     assert done.ok, done.reason
-    again = offsite.mirror(config, vault, opened(away), 1)
-    assert again["objects"] == 0
+    again = offsite.mirror(away.config, vault, away.store, 1)
+    assert again["objects"] == 0 and again["requests"]["offsite"] == {}
     note = catalogue.parse("x", primary.store.read(catalogue.offsite_key(primary.service)) or b"")
     assert note["snapshots"] == report["snapshots"]
+    for key in (f"{replica_of(primary)}/0009/", f"{snapshots.prefix(primary.service)}data/", "catalogue/"):
+        there = next(info.key for info in away.store.list(key))
+        assert outcome(aws_client(away, HOST_KEY).delete_object, Bucket=BUCKET, Key=there) == "AccessDenied"
+
+
+def aws_client(away: Away, key: KeyPair) -> Any:
+    return away.aws.client(key)
+
+
+def offsite_verdicts(primary: Primary, config: Config) -> list[tuple[str, str, str]]:  # noqa: F811
+    """Of the weekly verification, what it restores from there."""
+    with_away = open_store(config.inventory.offsite, config.inventory.hosts[0].offsite_key, direct=True)  # type: ignore[arg-type]
+    proof = proving.Proof(opened(primary.store), backups.repositories(config), primary.epoch, with_away)
+    report = proving.prove(config, primary.store, proof, weekly=True, progress=lambda _: None)
+    assert report["rpo_offsite_measured_s"] is not None
+    found = [one for one in report["points"] if one["source"] == "offsite"]
+    return [(one["what"], one["verdict"], one["says"] if one["verdict"] != "PASS" else "") for one in found]
+
+
+GOOD = [("newest", "PASS", ""), ("entry", "PASS", "")]
+
+
+@dataclass(frozen=True)
+class Holds:
+    """A lease of that epoch."""
+
+    epoch: int
+
+    def read(self) -> Lease:
+        return Lease("x", "a", self.epoch, 30.0, 5.0, 1, "operator:x", "run")
+
+
+def test_the_operator_lets_go_of_what_is_beyond_the_policy_and_the_rest_restores(
+    primary: Primary,  # noqa: F811
+    away: Away,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An epoch and a backup grow 400 days old, by the store's own dates; then comes a new epoch, with a backup."""
+    monkeypatch.setenv("LIFELINE_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
+    (tmp_path / "passphrase").write_text("correct horse")
+    away.config.layout.restic_password.write_text(restic_password("correct horse", "test"))
+    vault, service = opened(primary.store), primary.service
+    lived(primary, away.config)
+    offsite.mirror(away.config, vault, away.store, 1)
+    ageing.age(away.aws.spec, BUCKET, 400)
+    prune.remove_epoch(vault, service, 1)
+
+    second: Primary = replace(primary, epoch=2)
+    write_role(away.config.layout, "primary", 2)
+    rows = lived(second, away.config)
+    beyond = offsite.mirror(away.config, vault, away.store, 2)["checked"]["beyond"]
+    assert beyond["epochs"] == []  # nothing was restored from there yet
+    assert offsite_verdicts(second, away.config) == GOOD
+
+    for name, key in (("AWS", OPERATOR), ("SPACES", KeyPair("loopback", "loop$back-secret"))):
+        monkeypatch.setenv(f"{name}_ACCESS_KEY_ID", key.access_key)
+        monkeypatch.setenv(f"{name}_SECRET_ACCESS_KEY", key.secret_key)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    site, inventory = World(tmp_path).process(), replace(away.config.inventory, service=service)
+    site.loaded = replace(site.loaded, inventory=inventory)
+    site.leases = Holds(2)  # type: ignore[assignment]
+    real = copies(inventory)
+    before = {info.key for info in away.store.list()}
+    with pytest.raises(Refused):
+        prune_offsite(site, real, ask=lambda _: "")
+    assert {info.key for info in away.store.list()} == before
+    found = prune_offsite(site, real, yes=True)
+    assert found.epochs == (1,) and len(found.snapshots) == 1
+    assert isinstance(site.out, StringIO) and "are gone" in site.out.getvalue()
+
+    left = {info.key for info in away.store.list()}
+    assert not any(key.startswith(f"replica/{service}/epoch-0001/") for key in left)
+    got = restores(second, away.store, tmp_path)
+    assert got and got == rows[: len(got)]
+    assert offsite_verdicts(second, away.config) == GOOD
+    done = proc.run(snapshots.check_argv(away.repository, 100), timeout=120, env=away.repository.environment)
+    assert done.ok, done.reason
+    # What it hid last, the packs of the new backup that were repacked among them, is locked still.
+    newest = next(info.key for info in away.store.list(f"{replica_of(second)}/0009/"))
+    (version,) = aws_client(away, OPERATOR).list_object_versions(Bucket=BUCKET, Prefix=newest)["Versions"]
+    removed = outcome(
+        aws_client(away, OPERATOR).delete_object, Bucket=BUCKET, Key=newest, VersionId=version["VersionId"]
+    )
+    assert removed == "AccessDenied"
 
 
 class Dies(MemoryStore):
@@ -100,21 +232,19 @@ class Dies(MemoryStore):
 def test_cut_off_at_any_write_what_is_there_is_whole_and_the_next_pass_ends_it(
     primary: Primary,  # noqa: F811
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(offsite, "COARSE", (*offsite.COARSE, points.FINE))  # a replica of seconds has no coarser ones
     rows = lived(primary)
     config, vault = primary.host(), opened(primary.store)
     for writes in itertools.count():
-        (config.layout.state / "offsite-done.json").unlink(missing_ok=True)
+        (config.layout.state / "offsite-known.json").unlink(missing_ok=True)
         copy = Dies(writes)
         try:
             offsite.mirror(config, vault, copy, 1)
             break
         except Unavailable:
             pass
-        present = {info.key for info in copy.list()}
-        if any("/snapshots/" in key for key in present):  # restic's: everything it needs is there
-            source = {info.key for info in vault.list(f"{snapshots.prefix(primary.service)}data/")}
-            assert source <= present
         try:
             plan = points.plan(copy, primary.service, 1, "trades")
         except Exception:
@@ -135,6 +265,8 @@ def test_a_vault_that_was_emptied_empties_nothing(primary: Primary) -> None:  # 
     offsite.mirror(config, opened(primary.store), copy, 1)
     before = {info.key for info in copy.list()}
     offsite.mirror(config, MemoryStore("emptied"), copy, 1)
+    (config.layout.state / "offsite-known.json").unlink()
+    offsite.mirror(config, MemoryStore("emptied"), copy, 1)
     assert before <= {info.key for info in copy.list()}
 
 
@@ -143,7 +275,7 @@ def test_a_big_object_is_streamed_in_parts() -> None:
     source.put("big", body)
     info: Info = source.head("big")  # type: ignore[assignment]
     copy, tally = MemoryStore("away"), offsite.Tally()
-    offsite._copy(source, copy, info, tally)
+    offsite.copy(source, copy, info, tally)
     assert copy.get("big").body == body and (tally.objects, tally.bytes) == (1, len(body))
 
 
@@ -184,4 +316,4 @@ def test_fine_points_go_when_the_coarser_level_has_them(primary: Primary, tmp_pa
     gone = list(points.expired_fine(vault, primary.service, 1, "trades", later))
     assert gone == fine[:-1]  # Litestream goes on from the last one
     primary.store.delete(f"{folder}/0002/{1:016x}-{last}.ltx")
-    assert restores(primary, primary.store, tmp_path)[:1] == rows[:1]
+    assert restores(primary, opened(primary.store), tmp_path)[:1] == rows[:1]

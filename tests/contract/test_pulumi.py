@@ -11,7 +11,10 @@ import json
 import shutil
 import ssl
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,13 @@ import httpx
 import pytest
 from botocore.config import Config
 
+from infra import retention
+from lab import ageing
+from lab.config import KeyPair
+from lab.objectstore import StoreSpec
 from lifeline.model import Inventory
-from tests.contract.pulumi_cloud import ROOT, Pulumi, loopback_cloud
+from tests.contract.pulumi_cloud import ROOT, Pulumi, loopback_cloud, stores
+from tests.contract.stores import outcome
 
 # Without root the loopback half would run anywhere; both need the Pulumi CLI, which `make test` brings.
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.xdist_group("pulumi")]
@@ -192,6 +200,109 @@ def test_a_host_may_do_with_the_stores_what_it_needs_and_no_more(cloud: Cloud) -
     ):
         with pytest.raises(s3.exceptions.ClientError, match="AccessDenied"):
             call(**arguments)
+
+
+def test_what_the_rules_say_expires_and_nothing_else_at_any_age(cloud: Cloud) -> None:
+    """Objects of both buckets grow old in their stores, and the stores apply the rules that Pulumi has put there."""
+    inventory = Inventory.from_json(cloud.pulumi.inventory())
+    vault = Aged(stores(cloud.env)["ams3"], inventory.vault.bucket)
+    offsite = Aged(stores(cloud.env)["aws"], inventory.offsite.bucket)
+    for bucket in (vault, offsite):
+        for prefix in (*retention.EXPIRING, *retention.NEVER_EXPIRING):
+            bucket.put(f"{prefix}old")
+        bucket.put("replica/twice")
+        bucket.put("replica/twice")
+        bucket.put("replica/gone")
+        bucket.client.delete_object(Bucket=bucket.name, Key="replica/gone")
+        bucket.client.create_multipart_upload(Bucket=bucket.name, Key="replica/unfinished")
+    everything = {f"{prefix}old" for prefix in (*retention.EXPIRING, *retention.NEVER_EXPIRING)} | {"replica/twice"}
+    chains = {key for key in everything if not key.startswith(retention.EXPIRING)}
+    for bucket in (vault, offsite):
+        assert bucket.versions() == {**dict.fromkeys(everything, 1), "replica/twice": 2, "replica/gone": 2}
+        bucket.grow(days=2)  # abortUploadDays is 1
+        assert bucket.uploads() == [] and bucket.versions()["replica/twice"] == 2
+        bucket.grow(days=29)  # noncurrentDays is 30, and so is lockDays
+        assert bucket.versions() == dict.fromkeys(everything, 1)  # and no marker of what was deleted
+        bucket.grow(days=335)  # retentionDays is 365
+        assert bucket.current() == chains
+        bucket.put("journal/new")
+        bucket.grow(days=31)
+        assert bucket.versions() == dict.fromkeys(chains | {"journal/new"}, 1)
+        bucket.grow(days=3650)
+        assert bucket.current() == chains
+
+
+class Aged:
+    """A bucket that time passes for, as the operator sees it."""
+
+    def __init__(self, store: StoreSpec, name: str) -> None:
+        self.store, self.name = store, name
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=store.inside_endpoint,
+            region_name=store.region,
+            aws_access_key_id=store.admin.access_key,
+            aws_secret_access_key=store.admin.secret_key,
+            config=Config(s3={"addressing_style": "path"}, proxies={}),
+        )
+
+    def put(self, key: str) -> None:
+        self.client.put_object(Bucket=self.name, Key=key, Body=b"x")
+
+    def grow(self, days: int) -> None:
+        ageing.age(self.store, self.name, days)
+        ageing.run_lifecycle(self.store)
+
+    def current(self) -> set[str]:
+        return {one["Key"] for one in self.client.list_objects_v2(Bucket=self.name).get("Contents", [])}
+
+    def versions(self) -> dict[str, int]:
+        """How many there are of each key, the markers of deletions among them."""
+        answer = self.client.list_object_versions(Bucket=self.name)
+        found = [*answer.get("Versions", []), *answer.get("DeleteMarkers", [])]
+        return dict(Counter(one["Key"] for one in found))
+
+    def uploads(self) -> list[str]:
+        return [one["Key"] for one in self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", [])]
+
+
+@pytest.mark.parametrize("mode", ["governance", "compliance"])
+def test_nobody_removes_a_locked_version_before_its_time(cloud: Cloud, mode: str) -> None:
+    """Not with the host's key, nor with the operator's; governance gives way to the right to bypass it, compliance to
+    nobody. With the lock's end it is an object like any other."""
+    inventory = Inventory.from_json(cloud.pulumi.inventory())
+    assert inventory.home_primary.offsite_key is not None
+    locked = Aged(stores(cloud.env)["aws"], inventory.offsite.bucket)
+    key = inventory.home_primary.offsite_key
+    host = Aged(replace(locked.store, admin=KeyPair(key.access_key, key.secret_key)), locked.name)
+    name = f"replica/genesis/epoch-0001/{mode}"
+    if mode == "governance":
+        host.put(name)
+        retained = locked.client.get_object_retention(Bucket=locked.name, Key=name)["Retention"]
+        assert retained["Mode"] == "GOVERNANCE"
+        assert timedelta(days=29) < retained["RetainUntilDate"] - datetime.now(UTC) <= timedelta(days=30)
+    else:
+        until = datetime.now(UTC) + timedelta(days=30)
+        locked.client.put_object(
+            Bucket=locked.name, Key=name, Body=b"x", ObjectLockMode="COMPLIANCE", ObjectLockRetainUntilDate=until
+        )
+    (version,) = locked.client.list_object_versions(Bucket=locked.name, Prefix=name)["Versions"]
+    object_ = {"Bucket": locked.name, "Key": name, "VersionId": version["VersionId"]}
+    sooner = {"Mode": mode.upper(), "RetainUntilDate": datetime.now(UTC) + timedelta(minutes=1)}
+    for client in (host.client, locked.client):
+        assert outcome(client.delete_object, **object_) == "AccessDenied"
+        assert outcome(client.put_object_retention, **object_, Retention=sooner) == "AccessDenied"
+    assert outcome(host.client.delete_object, Bucket=locked.name, Key=name) == "AccessDenied"
+    assert outcome(host.client.delete_object, **object_, BypassGovernanceRetention=True) == "AccessDenied"
+    locked.client.delete_object(Bucket=locked.name, Key=name)  # the operator may hide it: the version is still there
+    assert locked.versions()[name] == 2
+    assert locked.client.get_object(**object_)["Body"].read() == b"x"
+    bypassed = outcome(locked.client.delete_object, **object_, BypassGovernanceRetention=True)
+    assert bypassed == ("ok" if mode == "governance" else "AccessDenied")
+    if mode == "compliance":
+        ageing.age(locked.store, locked.name, 31, name)
+        assert outcome(locked.client.delete_object, **object_) == "ok"
+    assert locked.versions()[name] == 1  # the marker
 
 
 @pytest.mark.parametrize("change", ["the operator's key", "the image"])

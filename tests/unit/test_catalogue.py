@@ -50,6 +50,30 @@ def test_an_entry_is_verified_only_by_a_restore_of_its_own() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("offsite", "where"),
+    [
+        (None, True),
+        ({"listed": "2026-01-01T00:00:00Z", "snapshots": []}, True),  # looked before the backup
+        ({"listed": "2027-01-01T00:00:00Z", "snapshots": ["o1ffff"]}, True),
+        ({"listed": "2027-01-01T00:00:00Z", "snapshots": ["s1ffff"]}, True),  # mirrored, as it once was
+        ({"listed": "2027-01-01T00:00:00Z", "snapshots": ["other"]}, False),  # pruned since
+    ],
+)
+def test_what_was_seen_off_site_counts_and_of_a_newer_backup_its_own_word(offsite: Any, where: bool) -> None:
+    made = {**entry("s1"), "at": "2026-06-01T00:00:00Z"}
+    made["copies"] = {**made["copies"], "offsite": {"snapshot": "o1"}}
+    (found,) = catalogue.joined([(FULL, made)], [], offsite)
+    assert ("offsite" in found.where) is where
+
+
+def test_the_summary_says_what_the_newest_backup_lacks_and_how_the_offsite_vault_is() -> None:
+    newest = {"copies": {"vault": {"snapshot": "s"}, "offsite": {"error": "no answer"}}}
+    found = catalogue.summary([FULL], [], newest, {"checked": {"missed": 1}})
+    assert found["incomplete"] == {"offsite": "no answer"} and found["offsite"] == {"missed": 1}
+    assert catalogue.summary([], [])["incomplete"] == {}
+
+
 def test_a_damaged_entry_and_a_never_verified_one_are_loud_in_the_table() -> None:
     damaged = DataBad("it is half written")
     found = catalogue.joined([(QUICK, damaged), (FULL, entry())], [], None)

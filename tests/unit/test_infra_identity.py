@@ -101,4 +101,5 @@ def test_nothing_expires_by_age_that_something_else_is_built_on() -> None:
     )
     (whole,) = (rule for rule in rules if rule.prefix == "")
     assert (whole.expire_days, whole.noncurrent_days, whole.abort_upload_days) == (None, 30, 1)
+    assert whole.clear_markers
     assert all(rule.expire_days == 365 for rule in rules if rule.prefix)

@@ -410,6 +410,10 @@ def test_lifeline_hosts_own_words_are_the_jobs_failure(tmp_path: Path) -> None:
         (Seen("primary", late=[("backup-full", START)]), "late-backup-full"),
         (Seen("primary", failed={"backup": "why"}), "failed-backup"),
         (Seen("primary", keeper_error="why"), "catalogue-unreadable"),
+        (Seen("standby", incomplete={"offsite": "no answer"}), "backup-incomplete-offsite"),
+        (Seen("primary", offsite={"holes": ["epoch 1, trades, behind transaction 4"]}), "offsite-hole"),
+        (Seen("primary", offsite={"missed": 2, "missed_first": "replica/x"}), "offsite-missed"),
+        (Seen("primary", offsite={"beyond": {"overdue_days": 31.0}}), "offsite-grown"),
     ],
 )
 def test_each_reason_for_an_alert(seen: Seen, name: str) -> None:
@@ -422,6 +426,8 @@ def test_nothing_wrong_is_no_alert() -> None:
     assert alerts.judge(fine) == []
     assert alerts.judge(Seen("primary", disk_percent=84.9, disk_limit=85)) == []
     assert alerts.judge(Seen("primary", disk_percent=99.0, disk_limit=85, relief_to_come=True)) == []
+    mirrored = {"holes": [], "missed": 0, "beyond": {"snapshots": 3, "overdue_days": 29.9}}
+    assert alerts.judge(Seen("primary", offsite=mirrored)) == []
     assert alerts.judge(Seen("standby", replica_age_s=1000)) == []  # a standby's lag is the failover's business
 
 
