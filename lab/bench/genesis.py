@@ -14,7 +14,6 @@ import apsw
 
 from lab.bench.stand import free_port, spawned, wait
 from lifeline.service import Service
-from services.genesis.engine.store import Store as Book
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE_FILE = ROOT / "services/genesis/service.toml"
@@ -53,7 +52,8 @@ def service() -> Service:
 
 def make_database(path: Path, mb: int) -> None:
     """A book of about `mb` megabytes (0: an empty one) that keeps every invariant of service.toml."""
-    Book(path).close()
+    with engine(path.parent):
+        pass  # the schema is its own
     connection = apsw.Connection(str(path))
     connection.execute("PRAGMA synchronous = OFF; PRAGMA cache_size = -400000").fetchall()
     done = 0

@@ -81,6 +81,8 @@ def orders(port: int, clients: int, seconds: float) -> float:
             connection.request("POST", "/orders", json.dumps(order), {"Content-Type": "application/json"})
             answer = connection.getresponse()
             text = answer.read()
+            if answer.status == 503:
+                continue  # not acknowledged: the same order again, as a client does
             if answer.status != 201:
                 raise SystemExit(f"the engine refused an order: {answer.status} {text[:200].decode()}")
             mine += 1
