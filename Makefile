@@ -36,8 +36,8 @@ drill: setup-lab ## rehearse a failover on real hosts and report RTO and RPO (ne
 	$(IN_VENV) fab drill --scenario $(SCENARIO)
 
 .PHONY: bench
-bench: setup ## measure restores beside Litestream, a plain download and the plain script; writes docs/benchmarks.md (MB=1000)
-	$(IN_VENV) python -m lab.bench --mb $(MB)
+bench: setup ## measure what is promised in numbers; writes docs/benchmarks.md (MB=1000; ONLY=restores|moments|barrier|writes)
+	$(IN_VENV) python -m lab.bench --mb $(MB) $(addprefix --only ,$(ONLY))
 
 .PHONY: kills
 kills: setup ## kill service, Litestream, host and store at random moments, and restore after each; writes docs/kills.md (KILLS=200 SEED=)

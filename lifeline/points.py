@@ -313,6 +313,8 @@ def at(store: Store, service: str, epoch: int, database: str, moment: datetime) 
     end, limit, known = before[1] - 1 if before else 0, None, None
     for level in LEVELS:
         candidates = list(look.between(level, end, limit))
+        if known is not None:
+            candidates = _run(candidates, end)
         index = _last_before(store, candidates, moment)
         following = candidates[0 if index is None else index + 1 :]
         if following:
@@ -322,6 +324,18 @@ def at(store: Store, service: str, epoch: int, database: str, moment: datetime) 
     if known is None:
         raise NothingOldEnough(f"{database}: epoch {epoch} has nothing from before {moment:%Y-%m-%d %H:%M:%S} UTC")
     return Point(epoch, end, known)
+
+
+def _run(pieces: list[Piece], end: int) -> list[Piece]:
+    """Those that go on from `end` without a hole: where the finest files were pruned, the oldest left may begin inside
+    a coarser one, and nothing leads there."""
+    found: list[Piece] = []
+    for piece in pieces:
+        if piece.first > end + 1:
+            break
+        found.append(piece)
+        end = max(end, piece.last)
+    return found
 
 
 def _last_before(store: Store, pieces: list[Piece], moment: datetime) -> int | None:

@@ -40,6 +40,16 @@ class StoreSuite:
         assert list(keys(store, "p/", after="p/a")) == ["p/b", "p/c/d"]
         assert list(keys(store, "none/")) == []
 
+    def test_a_long_listing_is_whole_over_all_its_pages_and_folders(self, store: Store):
+        wanted = [f"p/{folder:04x}/{number:016x}.ltx" for folder in (0, 1, 9) for number in range(25)] + [
+            "p/owner.json"
+        ]
+        for key in ["o/before", *wanted, "q/behind"]:
+            store.put(key, b"")
+        assert list(keys(store, "p/")) == wanted
+        for after in (24, 25, 49, 50, 74):
+            assert list(keys(store, "p/", after=wanted[after])) == wanted[after + 1 :]
+
     def test_delete_removes_and_repeats(self, store: Store):
         store.put("k", b"")
         store.delete("k")
