@@ -38,6 +38,7 @@ class Seen:
     keeper_error: str | None = None
     agent: Mapping[str, Any] | None = field(default_factory=dict)
     """The agent's own status; None: it doesn't answer."""
+    unguarded: bool = False
 
 
 DISK_FACTOR, DISK_EXTRA = 2.2, 256 << 20  # a restored copy beside the live one, and what is kept
@@ -53,7 +54,7 @@ NEXT = {
 
 def judge(seen: Seen) -> list[Alert]:
     """Every alert there is reason for."""
-    return [*_failover(seen), *_jobs(seen), *_room(seen), *_replica(seen), *_verified(seen)]
+    return [*_failover(seen), *_guarded(seen), *_jobs(seen), *_room(seen), *_replica(seen), *_verified(seen)]
 
 
 def _failover(seen: Seen) -> Iterable[Alert]:
@@ -103,6 +104,12 @@ def _verified(seen: Seen) -> Iterable[Alert]:
     if seen.verification and seen.verification.get("verdict") not in (None, "PASS"):
         says = f"the last verification ({seen.verification.get('at')}) is {seen.verification['verdict']}"
         yield Alert("verification", says, "fab verify")
+
+
+def _guarded(seen: Seen) -> Iterable[Alert]:
+    if seen.unguarded:
+        says = "the deadman doesn't run: if the agent hangs too, this host may serve beyond its lease, beside another"
+        yield Alert("unguarded", says, "on that host: systemctl status lifeline-deadman; then fab provision")
 
 
 def parse(document: object) -> Alert | None:

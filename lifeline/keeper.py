@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import alerts, proc, roles, schedule, sentinel
+from lifeline import alerts, deadman, proc, roles, schedule, sentinel
 from lifeline.errors import LifelineError, StepFailed
 from lifeline.layout import (
     Config,
@@ -235,6 +235,7 @@ class Keeper:
             verification=self._catalogue.get("verification"),
             keeper_error=self._catalogue_error if role.role != "none" else None,
             agent=agent,
+            unguarded=not deadman.runs(layout.deadman_group),
         )
 
     def _late(self, config: Config, role: RoleFile) -> list[tuple[str, datetime]]:

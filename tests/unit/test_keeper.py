@@ -370,6 +370,7 @@ def test_lifeline_hosts_own_words_are_the_jobs_failure(tmp_path: Path) -> None:
         (Seen("primary", late=[("backup-full", START)]), "late-backup-full"),
         (Seen("primary", failed={"backup": "why"}), "failed-backup"),
         (Seen("primary", keeper_error="why"), "catalogue-unreadable"),
+        (Seen("standby", unguarded=True), "unguarded"),
     ],
 )
 def test_each_reason_for_an_alert(seen: Seen, name: str) -> None:
