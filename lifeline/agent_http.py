@@ -156,7 +156,7 @@ def serve(agent: Agent, port: int = AGENT_PORT) -> Iterator[int]:
     """Both servers, in threads, while the context lasts; yields the TCP port (for `port` 0)."""
     with _TcpServer(("", port), _bound(_Public, agent)) as public, _unix(agent) as local:
         for server in (public, local):
-            threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.5,), daemon=True).start()
         try:
             yield int(public.server_address[1])
         finally:

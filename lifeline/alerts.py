@@ -46,6 +46,7 @@ class Seen:
     """Why the newest backup isn't where, by place."""
     offsite: Mapping[str, Any] | None = None
     """The mirror's last look at everything."""
+    unguarded: bool = False
 
 
 DISK_FACTOR, DISK_EXTRA = 2.2, 256 << 20  # a restored copy beside the live one, and what is kept
@@ -63,7 +64,7 @@ NEXT = {
 def judge(seen: Seen) -> list[Alert]:
     """Every alert there is reason for."""
     return [
-        *(*_failover(seen), *_forks(seen), *_jobs(seen), *_room(seen)),
+        *(*_failover(seen), *_guarded(seen), *_forks(seen), *_jobs(seen), *_room(seen)),
         *(*_replica(seen), *_verified(seen), *_offsite(seen)),
     ]
 
@@ -132,6 +133,12 @@ def _verified(seen: Seen) -> Iterable[Alert]:
     if seen.verification and seen.verification.get("verdict") not in (None, "PASS"):
         says = f"the last verification ({seen.verification.get('at')}) is {seen.verification['verdict']}"
         yield Alert("verification", says, "fab verify")
+
+
+def _guarded(seen: Seen) -> Iterable[Alert]:
+    if seen.unguarded:
+        says = "the deadman doesn't run: if the agent hangs too, this host may serve beyond its lease, beside another"
+        yield Alert("unguarded", says, "on that host: systemctl status lifeline-deadman; then fab provision")
 
 
 def _offsite(seen: Seen) -> Iterable[Alert]:

@@ -58,6 +58,14 @@ def cut(group: Path) -> None:
             os.close(handle)
 
 
+def runs(group: Path) -> bool:
+    """Has the deadman's own control group a process? Asked of the kernel: it is what the deadman itself relies on."""
+    try:
+        return "populated 1" in (group / "cgroup.events").read_text()
+    except OSError:
+        return False
+
+
 def notify(word: str) -> None:
     """Tell systemd: READY=1, WATCHDOG=1. Nothing happens where nobody listens."""
     address = os.environ.get("NOTIFY_SOCKET")

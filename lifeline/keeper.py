@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import alerts, forks, logs, proc, roles, schedule, sentinel
+from lifeline import alerts, deadman, forks, logs, proc, roles, schedule, sentinel
 from lifeline.errors import LifelineError, StepFailed
 from lifeline.layout import (
     Config,
@@ -269,6 +269,7 @@ class Keeper:
             keeper_error=self._catalogue_error if role.role != "none" else None,
             forks=forks.known(layout, config),
             agent=agent,
+            unguarded=not deadman.runs(layout.deadman_group),
         )
 
     def _late(self, config: Config, role: RoleFile) -> list[tuple[str, datetime]]:

@@ -12,7 +12,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from lifeline import forks, roles
+from lifeline import deadman, forks, roles
 from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
 from lifeline.copies import read_follower
@@ -54,7 +54,7 @@ def observe(config: Config) -> dict[str, Any]:
         "agent": {
             "running": agent is not None,
             **{key: (agent or {}).get(key) for key in _OF_THE_AGENT},
-            "deadman": _deadman(layout),
+            "deadman": deadman.runs(layout.deadman_group),
         },
         "sqlite": {"version": sqlite_version(), "wal_reset_fixed": wal_reset_fixed(sqlite_version())},
         "disk_free_bytes": _disk_free(config),
@@ -63,14 +63,6 @@ def observe(config: Config) -> dict[str, Any]:
         "jobs": read_jobs(layout),
         "alerts": read_alerts(layout),
     }
-
-
-def _deadman(layout: Layout) -> bool:
-    """Does it run? Asked of the kernel: whoever else could say is what it guards against."""
-    try:
-        return "populated 1" in (layout.deadman_group / "cgroup.events").read_text()
-    except OSError:
-        return False
 
 
 def _alerts_age(layout: Layout) -> float | None:

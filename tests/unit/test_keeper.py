@@ -414,6 +414,7 @@ def test_lifeline_hosts_own_words_are_the_jobs_failure(tmp_path: Path) -> None:
         (Seen("primary", offsite={"holes": ["epoch 1, trades, behind transaction 4"]}), "offsite-hole"),
         (Seen("primary", offsite={"missed": 2, "missed_first": "replica/x"}), "offsite-missed"),
         (Seen("primary", offsite={"beyond": {"overdue_days": 31.0}}), "offsite-grown"),
+        (Seen("standby", unguarded=True), "unguarded"),
     ],
 )
 def test_each_reason_for_an_alert(seen: Seen, name: str) -> None:
