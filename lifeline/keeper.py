@@ -112,7 +112,8 @@ class Keeper:
         settled = role.role != "none" and self._elapsed() - self._role_since >= self._settle_s
         if role.role == "primary" and self._time_for("sentinel", SENTINEL_S):
             self._write_sentinel(config)
-        self._look_at_disk(config)
+        if self._time_for("disk", ALERTS_S):
+            self._look_at_disk(config)
         if settled:
             self._read_catalogue()
             if self._running is None and (wanted := self._relief(config, role)):

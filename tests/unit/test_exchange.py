@@ -30,7 +30,7 @@ def exchange(tmp_path: Path) -> Iterator[Exchange]:
 
 @pytest.fixture
 def venue(exchange: Exchange) -> Venue:
-    return Venue({"main": f"http://127.0.0.1:{exchange.server_address[1]}"}, timeout_s=0.5, rules=Rules(failures=1000))
+    return Venue({"main": f"http://127.0.0.1:{exchange.server_address[1]}"}, timeout_s=1.5, rules=Rules(failures=1000))
 
 
 def order(identity: str = "c1", qty: int = 2) -> Order:
@@ -96,7 +96,7 @@ def test_down_means_no_answer_until_it_is_up_again(exchange: Exchange, venue: Ve
 
 
 def test_slower_than_the_deadline_is_no_answer(exchange: Exchange, venue: Venue) -> None:
-    exchange.faults = Faults(latency_s=0.8)
+    exchange.faults = Faults(latency_s=2.5)
     with pytest.raises(NotAcknowledged):
         venue.execute(order())
 
