@@ -372,7 +372,8 @@ def test_a_leak_ends_in_an_orderly_stop_and_the_next_start_goes_on(process: Proc
     assert process.call("/orders", {**order, "client_order_id": "c2"})[0] == 201
     events = [json.loads(line) for line in (tmp_path / "logs/audit.jsonl").read_text().splitlines()]
     (stopped,) = [one for one in events if one["event"] == "stopped"]
-    assert stopped["drained"] and re.match(r"memory: (8[5-9]|9\d)% of the configured limit", stopped["reason"])
+    used = re.match(r"memory: (\d+)% of the configured limit", stopped["reason"])
+    assert stopped["drained"] and used and int(used[1]) >= 85  # how far beyond, is how fast it leaks between two looks
     started = [one["after"] for one in events if one["event"] == "started"]
     assert started == [None, stopped["reason"]]
 
