@@ -97,6 +97,8 @@ def apply(layout: Layout, supervisor: Supervisor, units: Systemd) -> list[str]:
         if write_file(path, content, mode=mode):
             changed.append(str(path))
     changed += _stale(config)
+    if "lifeline-agent" in supervisor.states():
+        supervisor.stop("lifeline-agent")  # as releases before ran it: it would hold the door of systemd's
     # The agent first: a release whose agent doesn't start must not stop the service.
     changed += systemd.apply(config, units)
     changed += _reload(config, supervisor)

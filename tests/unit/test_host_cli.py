@@ -171,6 +171,19 @@ def test_a_new_release_restarts_the_agent_and_not_the_deadman(tmp_path: Path) ->
     assert units.calls[2:] == ["reload", "restart lifeline-agent.service"]
 
 
+def test_an_agent_that_supervisor_ran_makes_way_before_systemds_starts(tmp_path: Path) -> None:
+    class Watching(FakeSystemd):
+        def restart(self, units: Iterable[str]) -> None:
+            assert not fake.running["lifeline-agent"]
+            super().restart(units)
+
+    fake, units = FakeSupervisor(["lifeline-agent"]), Watching()
+    fake.running["lifeline-agent"] = True
+    with shipped(tmp_path) as made:
+        configure(made, fake, units, files())  # type: ignore[arg-type]
+    assert units.calls
+
+
 def test_a_restart_that_was_cut_off_is_made_good(tmp_path: Path) -> None:
     class Broken(FakeSystemd):
         def restart(self, units: Iterable[str]) -> None:
