@@ -98,6 +98,7 @@ class BackupsConfig:
     verify_at: str
     check_on: str
     check_percent: int
+    settle_s: int
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,7 @@ def _backups(section: Reader) -> BackupsConfig:
         verify_at=section.text("verifyAt", *clock, default="03:00"),
         check_on=section.choice("checkOn", WEEKDAYS, default="sunday"),
         check_percent=section.integer("checkPercent", 1, 100, default=10),
+        settle_s=section.integer("settleS", 0, 3600, default=120),
     )
 
 

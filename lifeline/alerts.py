@@ -33,6 +33,7 @@ class Seen:
     disk_free: int | None = None
     memory_available: int | None = None
     replica_age_s: float | None = None
+    replica_stale_s: float = 60.0
     replica_unseen: bool = False
     verification: Mapping[str, Any] | None = None
     keeper_error: str | None = None
@@ -51,7 +52,6 @@ class Seen:
 
 DISK_FACTOR, DISK_EXTRA = 2.2, 256 << 20  # a restored copy beside the live one, and what is kept
 MEMORY_NEEDED = 200 << 20
-REPLICA_STALE_S = 60.0
 OVERDUE_DAYS = 30  # how often an operator should have to prune off-site
 
 
@@ -120,7 +120,7 @@ def _room(seen: Seen) -> Iterable[Alert]:
 
 
 def _replica(seen: Seen) -> Iterable[Alert]:
-    if seen.role == "primary" and seen.replica_age_s is not None and seen.replica_age_s > REPLICA_STALE_S:
+    if seen.role == "primary" and seen.replica_age_s is not None and seen.replica_age_s > seen.replica_stale_s:
         says = f"nothing has reached the vault for {seen.replica_age_s:.0f} s: newer writes are on this host alone"
         yield Alert("replica-stale", says, "fab status; is the vault reachable from this host?")
 
@@ -157,6 +157,11 @@ def _offsite(seen: Seen) -> Iterable[Alert]:
     if float(beyond.get("overdue_days") or 0) > OVERDUE_DAYS:
         says = f"the off-site vault holds what should have gone {beyond['overdue_days']:.0f} days ago, and costs more"
         yield Alert("offsite-grown", says, "fab prune --offsite")
+
+
+def by_catalogue(alert: Alert) -> bool:
+    """Is its reason in the catalogue, or that it can't be read?"""
+    return alert.name.startswith("late-") or alert.name in ("verification", "catalogue-unreadable")
 
 
 def parse(document: object) -> Alert | None:

@@ -165,6 +165,8 @@ def summary(
     for key in entry_keys(keys):
         successes.setdefault(f"backup-{kind_of(key)}", _rfc3339(time_of(key)))
     for one in verified:
+        if one.get("verdict") == "UNKNOWN":
+            continue  # nothing was found out: it is to be done again
         # Made is made, whatever it found: the finding is an alert of its own.
         successes.setdefault("verify", str(one["at"]))
         if one.get("checks"):

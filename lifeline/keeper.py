@@ -40,8 +40,8 @@ from lifeline.schedule import Attempt
 LOOK_S = 2.0
 SENTINEL_S = 30.0
 CATALOGUE_S = 600.0
+SOON_S = 30.0  # while there is an alert that the catalogue can end: somebody may do by hand what is missing
 ALERTS_S = 10.0
-SETTLE_S = 120.0  # after a role was taken: a failover has other things to do
 JOB_S = 6 * 3600.0
 RELIEF = timedelta(minutes=15)  # for logs to make room, before a person is told that the disk is full
 OTHERS_GRACE = timedelta(hours=2)  # the other host tells what it didn't do itself, if it can
@@ -89,16 +89,16 @@ class Keeper:
         *,
         now: Clock = utc,
         elapsed: Callable[[], float] = time.monotonic,
-        settle_s: float = SETTLE_S,
     ) -> None:
         self._config, self._ask, self._start = config, ask, start
-        self._now, self._elapsed, self._settle_s = now, elapsed, settle_s
+        self._now, self._elapsed = now, elapsed
         self._running: Running | None = None
         self._role: RoleFile | None = None
         self._role_since, self._role_at = elapsed(), now()
         self._catalogue: dict[str, Any] = {}
         self._read_at: float | None = None
         self._catalogue_error: str | None = None
+        self._troubled = False
         self._next: dict[str, float] = {}
         self._disk_percent: float | None = None
         self._disk_over: datetime | None = None
@@ -109,13 +109,13 @@ class Keeper:
         if role != self._role:
             self._role, self._role_since, self._role_at, self._read_at = role, self._elapsed(), self._now(), None
         self._attend(config, role)
-        settled = role.role != "none" and self._elapsed() - self._role_since >= self._settle_s
+        settled = role.role != "none" and self._elapsed() - self._role_since >= config.inventory.backups.settle_s
         if role.role == "primary" and self._time_for("sentinel", SENTINEL_S):
             self._write_sentinel(config)
         if self._time_for("disk", ALERTS_S):
             self._look_at_disk(config)
         if settled:
-            self._read_catalogue()
+            self._read_catalogue(SOON_S if self._troubled else CATALOGUE_S)
             if self._running is None and (wanted := self._relief(config, role)):
                 self._begin(config, wanted, role)
         if self._time_for("alerts", ALERTS_S):
@@ -159,15 +159,14 @@ class Keeper:
             with contextlib.suppress(LifelineError):  # a busy database goes first; a missing sentinel shows by itself
                 sentinel.write(config)
 
-    def _read_catalogue(self) -> None:
-        if self._read_at is not None and self._elapsed() - self._read_at < CATALOGUE_S:
+    def _read_catalogue(self, every: float) -> None:
+        if self._read_at is not None and self._elapsed() - self._read_at < every:
             return
         try:
             self._catalogue, self._catalogue_error = self._ask("catalogue", timeout=60), None
-            self._read_at = self._elapsed()
         except LifelineError as error:
             self._catalogue_error = error.message
-            self._read_at = self._elapsed() - CATALOGUE_S + 60  # again in a minute
+        self._read_at = self._elapsed()
 
     def _successes(self, config: Config) -> dict[str, datetime]:
         """As the catalogue has it; of what leaves no entry there, as this host remembers."""
@@ -200,7 +199,7 @@ class Keeper:
         if role != job.role:
             self.stop(config, f"this host is {role.role} of epoch {role.epoch} by now")
             return
-        failed = int(read_jobs(config.layout).get(name, {}).get("failed") or 0)
+        before = int(read_jobs(config.layout).get(name, {}).get("failed") or 0)
         try:
             if (answer := job.work.answer()) is None:
                 if self._elapsed() - job.begun < JOB_S:
@@ -211,8 +210,10 @@ class Keeper:
             verdict = "SKIPPED" if skipped else str(answer.get("verdict") or "PASS")
             says = str(skipped or answer.get("catalogue") or answer.get("key") or "")
             failed, ended = 0, self._now()
+            if verdict == "UNKNOWN":  # in some minutes it may be known: the vault was away, or no backup made yet
+                failed, says = before + 1, f"it could not prove everything ({says})"
         except LifelineError as error:
-            verdict, says, failed, ended = "FAIL", error.message, failed + 1, self._now()
+            verdict, says, failed, ended = "FAIL", error.message, before + 1, self._now()
         self._running = None
         seconds = round(self._elapsed() - job.begun, 3)
         note = {"ended": _stamp(ended), "seconds": seconds, "verdict": verdict, "says": says, "failed": failed}
@@ -234,6 +235,7 @@ class Keeper:
         seen = self._seen(config, role, settled)
         before = [known for one in read_alerts(config.layout) if (known := alerts.parse(one))]
         current, new, over = alerts.merged(before, alerts.judge(seen), _stamp(self._now()))
+        self._troubled = any(alerts.by_catalogue(alert) for alert in current)
         # Where delivery hooks in: each alert is raised once and over once.
         for alert in new:
             log.error("alert %s: %s; next: %s", alert.name, alert.says, alert.next)
@@ -263,6 +265,7 @@ class Keeper:
             relief_to_come=settled and self._relief_to_come(config),
             memory_available=memory_available(),
             replica_age_s=max(known, default=None),
+            replica_stale_s=config.inventory.policy.max_lag_s,
             replica_unseen=primary and len(known) < len(config.service.databases),
             verification=self._catalogue.get("verification"),
             incomplete=self._catalogue.get("incomplete") or {},

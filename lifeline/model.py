@@ -265,7 +265,10 @@ WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", 
 
 @dataclass(frozen=True)
 class BackupPolicy:
-    """When backups and verifications are made, and how long what is kept. Times of day are UTC, as "HH:MM"."""
+    """When backups and verifications are made, and how long what is kept. Times of day are UTC, as "HH:MM".
+
+    settle_s: for so long after a host took a role nothing is begun; a failover has other things to do.
+    """
 
     full_at: str = "02:00"
     every_hours: int = 4
@@ -278,6 +281,7 @@ class BackupPolicy:
     verify_at: str = "03:00"
     check_on: str = "sunday"
     check_percent: int = 10
+    settle_s: int = 120
 
     @classmethod
     def read(cls, at: At) -> BackupPolicy:
@@ -298,6 +302,7 @@ class BackupPolicy:
             verify_at=at.text("verify_at", default.verify_at),
             check_on=at.choice("check_on", WEEKDAYS, default.check_on),
             check_percent=at.integer("check_percent", default.check_percent, least=1, most=100),
+            settle_s=at.integer("settle_s", default.settle_s, least=0),
         )
 
 

@@ -89,6 +89,17 @@ def test_an_entry_of_the_first_version_is_still_read() -> None:
     assert found.where == ("vault", "offsite")
 
 
+def test_a_verification_that_could_not_tell_is_none_that_was_made() -> None:
+    """The keeper makes it again; damage that was found is found."""
+    reports = [
+        {"at": f"2026-01-0{day}T03:00:00Z", "verdict": verdict, "checks": ["restic"] * weekly}
+        for day, verdict, weekly in ((4, "UNKNOWN", 1), (3, "FAIL", 0), (2, "UNKNOWN", 1), (1, "PASS", 1))
+    ]
+    summary = catalogue.summary([], reports)
+    assert summary["successes"] == {"verify": "2026-01-03T03:00:00Z", "verify-weekly": "2026-01-01T03:00:00Z"}
+    assert summary["verification"]["verdict"] == "UNKNOWN"
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (119, "119 s"), (7200, "2 h"), (86400 * 3, "3 d")])
 def test_ages(seconds: int, text: str) -> None:
     assert age(timedelta(seconds=seconds)) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lifeline import agent_http, alerts, keeper, logs, proc
+from lifeline import agent_http, alerts, keeper, logs, proc, roles
 from lifeline.alerts import Alert, Seen
 from lifeline.errors import StepFailed
 from lifeline.keeper import Keeper
@@ -30,6 +31,8 @@ class Host:
         self.successes: dict[str, str] = {}
         self.others: list[str] = []
         self.broken: str | None = None
+        self.verdict = "PASS"
+        self.verification: dict[str, str] | None = None
         self.catalogue_down = self.mirror_broken = False
         self.jumped = timedelta(0)
         self.forced: dict[str, str] = {}
@@ -38,9 +41,7 @@ class Host:
         self.keeper = self.another()
 
     def another(self) -> Keeper:
-        return Keeper(
-            lambda: self.config, self.ask, self.start, now=self.now, elapsed=lambda: self.seconds, settle_s=120
-        )
+        return Keeper(lambda: self.config, self.ask, self.start, now=self.now, elapsed=lambda: self.seconds)
 
     def start(self, _: Config, words: tuple[str, ...]) -> Any:
         self.together += 1
@@ -54,7 +55,7 @@ class Host:
         if words == ("catalogue",):
             if self.catalogue_down:
                 raise StepFailed("the vault doesn't answer")
-            return {"successes": {**self.successes, **self.forced}, "verification": None}
+            return {"successes": {**self.successes, **self.forced}, "verification": self.verification}
         if words[0] in ("offsite", "prune", "logs"):
             self.others.append(words[0])
             if words[0] == "offsite" and self.mirror_broken:
@@ -64,8 +65,17 @@ class Host:
         if self.broken:
             raise StepFailed(self.broken)
         name = {"backup --full": "backup-full", "backup": "backup-incremental"}.get(self.asked[-1], "verify-weekly")
-        self.successes[name] = self.now().isoformat()
-        return {"key": "k", "verdict": "PASS"}
+        if name.startswith("verify"):
+            self.proved(self.verdict)
+        else:
+            self.successes[name] = self.now().isoformat()
+        return {"key": "k", "verdict": self.verdict}
+
+    def proved(self, verdict: str) -> None:
+        """A verification is in the catalogue; catalogue.summary says what counts."""
+        self.verification = {"at": self.now().isoformat(), "verdict": verdict}
+        if verdict != "UNKNOWN":
+            self.successes["verify-weekly"] = self.now().isoformat()
 
     def run(self, seconds: float) -> None:
         end, step = self.seconds + seconds, 2 if seconds <= 300 else 20 if seconds <= 7200 else 30
@@ -289,6 +299,95 @@ def test_the_primary_tells_what_a_dead_standby_does_not_do(tmp_path: Path) -> No
     assert "late-verify" in names(host)
 
 
+def test_a_verification_that_could_not_tell_is_made_again_and_one_that_found_damage_is_not(tmp_path: Path) -> None:
+    host = Host(tmp_path, "standby")
+    host.verdict = "UNKNOWN"  # no backup was made yet, say
+    host.run(150)
+    assert names(host) >= {"verification", "failed-verify-weekly"}
+    host.verdict = "FAIL"
+    host.run(600)
+    asked = host.asked.count("prove --scheduled --weekly")
+    assert asked == 2 and names(host) & {"verification", "failed-verify-weekly"} == {"verification"}
+    host.run(6 * 3600)
+    assert host.asked.count("prove --scheduled --weekly") == asked and "verification" in names(host)
+
+
+def test_what_was_done_by_hand_ends_the_alert_within_a_minute(tmp_path: Path) -> None:
+    host = Host(tmp_path, "standby")
+    host.verdict = "FAIL"
+    host.run(300)
+    assert "verification" in names(host)
+    host.proved("PASS")
+    host.run(44)
+    assert names(host) == set()
+
+
+# Each short thing is made short for real where that harms nobody, at its door where it would.
+
+
+def a_database_too_large_for_the_disk(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = host.config.layout.live(host.config.service.databases[0])
+    with live.open("wb") as file:
+        file.truncate(shutil.disk_usage(live.parent).free // 2)  # sparse: it takes no room
+
+
+def memory_that_others_use(_: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "memory_available", lambda: 150 << 20)
+
+
+def agent_says(monkeypatch: pytest.MonkeyPatch, lag_s: float | None) -> None:
+    status = {"databases": {"trades": {"lag_s": lag_s}}}
+    monkeypatch.setattr(roles, "ask_agent", lambda _socket, _method, path: status if path == "/status" else None)
+
+
+def a_vault_that_is_cut_off(_: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent_says(monkeypatch, 61.0)
+
+
+def a_replica_nobody_sees(_: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent_says(monkeypatch, None)
+
+
+def a_verification_with_damage(host: Host, _: pytest.MonkeyPatch) -> None:
+    host.proved("FAIL")
+    host.keeper._read_at = None
+
+
+@pytest.mark.parametrize(
+    ("cause", "name"),
+    [
+        (a_database_too_large_for_the_disk, "disk-short"),
+        (memory_that_others_use, "memory-short"),
+        (a_vault_that_is_cut_off, "replica-stale"),
+        (a_replica_nobody_sees, "replica-unseen"),
+        (a_verification_with_damage, "verification"),
+    ],
+)
+def test_what_is_short_or_stands_still_raises_its_alert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Any, name: str
+) -> None:
+    host = Host(tmp_path)
+    monkeypatch.setattr(keeper, "memory_available", lambda: 4 << 30)
+    agent_says(monkeypatch, 0.5)
+    host.run(300)
+    assert names(host) == set()
+    with monkeypatch.context() as caused:
+        cause(host, caused)
+        host.run(30)
+        assert names(host) == {name}
+    host.proved("PASS")
+    host.config.layout.live(host.config.service.databases[0]).unlink(missing_ok=True)
+    host.run(60)
+    assert names(host) == set()
+
+
+def test_the_kernel_says_how_much_memory_there_is(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    assert keeper.memory_available(meminfo) is None
+    meminfo.write_text("MemTotal:  2000 kB\nMemFree:  10 kB\nMemAvailable:     1024 kB\n")
+    assert keeper.memory_available(meminfo) == 1 << 20
+
+
 def test_what_failed_in_an_earlier_role_is_no_business_of_this_one(tmp_path: Path) -> None:
     host = Host(tmp_path)
     host.mirror_broken = True
@@ -423,7 +522,7 @@ def test_each_reason_for_an_alert(seen: Seen, name: str) -> None:
 
 
 def test_nothing_wrong_is_no_alert() -> None:
-    fine = Seen("primary", (), {}, 1 << 20, 10 << 30, 1 << 30, 1.0, False, {"verdict": "PASS", "at": "x"}, None)
+    fine = Seen("primary", (), {}, 1 << 20, 10 << 30, 1 << 30, 1.0, verification={"verdict": "PASS", "at": "x"})
     assert alerts.judge(fine) == []
     assert alerts.judge(Seen("primary", disk_percent=84.9, disk_limit=85)) == []
     assert alerts.judge(Seen("primary", disk_percent=99.0, disk_limit=85, relief_to_come=True)) == []
