@@ -9,16 +9,17 @@ import pwd
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from lifeline.errors import BadConfig
-from lifeline.model import ROLES, Inventory, Role
+from lifeline.model import ROLES, Inventory, Key, Role, StoreRef
 from lifeline.replica import Destination
 from lifeline.service import Database, Service
 
 AGENT_PORT = 8008
+OURS = ".lifeline"  # the folder beside what is protected, on the same file system: what is swapped in, and what was
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Layout:
     def beside(self, database: Database) -> Path:
         """Root's own folder for a database beside the live one: on the same file system, so that a swap is a rename.
         One each: databases may share a folder, and what is done to one must not touch another's copies."""
-        return self.live(database).parent / ".lifeline" / database.name
+        return self.live(database).parent / OURS / database.name
 
     def private(self, database: Database) -> Path:
         """The same, made if it isn't there, for root alone: the service must not reach what will be swapped in."""
@@ -215,11 +216,20 @@ class Config:
     @property
     def destination(self) -> Destination:
         """The vault, with this host's own key."""
-        vault, key = self.inventory.vault, self.inventory.host(self.name).vault_key
+        return self._destination(self.inventory.vault, self.inventory.host(self.name).vault_key, "vault")
+
+    @property
+    def offsite(self) -> Destination:
+        """The off-site vault, likewise."""
+        where = self.inventory.offsite
+        found = self._destination(where, self.inventory.host(self.name).offsite_key, "off-site")
+        return replace(found, region=where.region)
+
+    def _destination(self, where: StoreRef, key: Key | None, what: str) -> Destination:
         if key is None:
-            raise BadConfig(f"the inventory on {self.name} holds no vault key for it", hint="fab provision")
-        endpoint = vault.endpoint or f"https://s3.{vault.region}.amazonaws.com"
-        return Destination(endpoint, vault.bucket, vault.path_style, key.access_key, key.secret_key)
+            raise BadConfig(f"the inventory on {self.name} holds no {what} key for it", hint="fab provision")
+        endpoint = where.endpoint or f"https://s3.{where.region}.amazonaws.com"
+        return Destination(endpoint, where.bucket, where.path_style, key.access_key, key.secret_key)
 
 
 def load_config(layout: Layout) -> Config:
