@@ -169,6 +169,7 @@ RESTORE = {
     "txid": "a transaction of the replica, instead of a time",
     "from": "vault, offsite, snapshot or local; default: whatever has the newest data",
     "to": "HOST:PATH, a copy to look at; nothing else is touched",
+    "only": "config, state, logs or database (the default), may be given several times; files come out of a backup",
     "table": "rows of one table out of that copy, as SQL or CSV, to the screen or to the file --to",
     "format": "with --table: sql (the default) or csv",
     "salvage": "SQLite's .recover on the databases as they lie, into --to HOST:PATH",
@@ -177,13 +178,14 @@ RESTORE = {
 }
 
 
-@verb(help=RESTORE, repeatable=["waive"])
+@verb(help=RESTORE, repeatable=["waive", "only"])
 def restore(
     _: Context,
     at: str = "",
     txid: str = "",
     from_: str = "",
     to: str = "",
+    only: Any = None,
     table: str = "",
     format: str = "sql",
     salvage: bool = False,
@@ -202,7 +204,7 @@ def restore(
     from runbooks.restore import restore as run
 
     with open_site(read_only=dry_run or bool(to)) as site:
-        waived = tuple(waive or ())
+        waived, parts = tuple(waive or ()), tuple(only or ())
         if table:
             rows_of(site, table, at or None, txid=txid or None, source=from_ or None, form=format, to=to or None)
         elif salvage:
@@ -210,10 +212,10 @@ def restore(
         elif before_corruption:
             search(site, check or None, yes=yes, dry_run=dry_run, waive=waived)
         elif to:
-            inspect(site, to, at or None, txid=txid or None, source=from_ or None)
+            inspect(site, to, at or None, txid=txid or None, source=from_ or None, only=parts)
         else:
             source = from_ or None
-            run(site, at or None, txid=txid or None, source=source, yes=yes, dry_run=dry_run, waive=waived)
+            run(site, at or None, txid=txid or None, source=source, only=parts, yes=yes, dry_run=dry_run, waive=waived)
 
 
 @verb(

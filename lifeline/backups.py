@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lifeline import catalogue, data, marker, proc, snapshots
-from lifeline.errors import LifelineError, Refused, StepFailed
-from lifeline.layout import Config, read_role
+from lifeline.errors import BadConfig, LifelineError, Refused, StepFailed
+from lifeline.layout import Config, read_role, write_file
 from lifeline.progress import Meter, Say, during, say
 from lifeline.snapshots import Kind, Place, Repository
 from lifeline.verify import connect, rows, verify_database
 
 RESTIC_S = 3600.0
 OPEN_S = 30.0
+NOTE = "entry.json"  # in the staging folder, so in every snapshot: the catalogue's entry, as far as it is known then
 ROOM_FACTOR, ROOM_EXTRA = 1.1, 64 << 20  # of the databases' size, while a backup is being made
 
 
@@ -62,6 +63,14 @@ def repositories(config: Config) -> dict[Place, Repository]:
     return found
 
 
+def repository(config: Config, place: Place) -> Repository:
+    """One of them. BadConfig: this host was given no key for it."""
+    found = repositories(config).get(place)
+    if found is None:
+        raise BadConfig(f"the inventory on {config.name} holds no {place} key for it", hint="fab provision")
+    return found
+
+
 def backup(config: Config, vault: Vault, kind: Kind, *, progress: Say = say) -> Answer:
     """One backup of a primary. A copy that fails in one place is noted with its reason, and raises StepFailed after
     the others were saved; where all fail there is no entry."""
@@ -75,13 +84,19 @@ def backup(config: Config, vault: Vault, kind: Kind, *, progress: Say = say) -> 
         try:
             marked = marker.mark(config, staging, progress)
             databases = {name: _verified(config, name, path, marked) for name, path in marked.copies.items()}
-            copies = _save_all(config, staging, kind, role.epoch, progress)
+            what = {
+                **{"version": 2, "service": config.service.name, "host": config.name, "epoch": role.epoch},
+                **{"kind": kind, "at": _rfc3339(marked.at), "marker": {"held_ms": marked.held_ms}},
+                **{"databases": databases, "files": marked.files},
+            }
+            # With the copy goes what it holds, so that it can be told to be whole when the catalogue is gone.
+            write_file(staging / NOTE, json.dumps(what))
+            copies = _save_all(config, staging, kind, role.epoch, marked.at, progress)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         entry = {
-            **{"version": 2, "service": config.service.name, "host": config.name, "epoch": role.epoch, "kind": kind},
-            **{"at": _rfc3339(marked.at), "seconds": round(time.monotonic() - begun, 3)},
-            **{"marker": {"held_ms": marked.held_ms}, "databases": databases, "files": marked.files, "copies": copies},
+            **what,
+            **{"seconds": round(time.monotonic() - begun, 3), "copies": copies},
             **{"bytes": max(copy.get("bytes", 0) for copy in copies.values())},
             **{"bytes_added": max(copy.get("bytes_added", 0) for copy in copies.values())},
         }
@@ -136,13 +151,16 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _save_all(config: Config, staging: Path, kind: Kind, epoch: int, progress: Say) -> dict[str, Answer]:
+def _save_all(config: Config, staging: Path, kind: Kind, epoch: int, at: datetime, progress: Say) -> dict[str, Answer]:
     found: dict[str, Answer] = {}
     errors: list[LifelineError] = []
     paths = [staging, *(p for p in (_here(config, log) for log in config.service.logs) if p.exists())]
     for place, repository in repositories(config).items():
         try:
-            saved = _save(repository, paths, config.name, kind, epoch, Meter(f"saving to {place}", progress))
+            open_repository(repository)
+            argv = snapshots.backup_argv(repository, paths, host=config.name, kind=kind, epoch=epoch, at=at)
+            meter = Meter(f"saving to {place}", progress)
+            saved = snapshots.parse_backup(restic(repository, argv, "save a backup", meter=meter))
             found[place] = {
                 "snapshot": saved.snapshot,
                 "bytes": saved.bytes_total,
@@ -158,14 +176,6 @@ def _save_all(config: Config, staging: Path, kind: Kind, epoch: int, progress: S
 
 def _here(config: Config, path: object) -> Path:
     return config.layout.root / str(path).lstrip("/")
-
-
-def _save(
-    repository: Repository, paths: Sequence[Path], host: str, kind: Kind, epoch: int, meter: Meter
-) -> snapshots.Saved:
-    open_repository(repository)
-    argv = snapshots.backup_argv(repository, paths, host=host, kind=kind, epoch=epoch)
-    return snapshots.parse_backup(restic(repository, argv, "save a backup", meter=meter))
 
 
 def open_repository(repository: Repository, *, create: bool = True) -> None:

@@ -126,6 +126,9 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("--at", help="a time (UTC unless it says otherwise); default: the newest")
     restore.add_argument("--txid", help="a transaction of the replica")
     restore.add_argument("--from", dest="source", help="vault, offsite, snapshot or local; default: the newest data")
+    restore.add_argument(
+        "--only", action="append", default=[], help="database (the default), configuration, state, logs"
+    )
     restore.add_argument("--older", action="store_true", help="take an older source when the newest fails")
     restore.add_argument("--stage", action="store_true", help="don't swap: the service may go on")
     restore.add_argument("--to", help="into this folder, to be looked at; nothing live is touched")
@@ -398,7 +401,7 @@ def _restore(layout: Layout, arguments: argparse.Namespace) -> Answer:
 
     config = load_config(layout)
     doors = _doors(config)
-    want = restores.wanted(arguments.epoch, arguments.at, arguments.txid, arguments.source)
+    want = restores.wanted(arguments.epoch, arguments.at, arguments.txid, arguments.source, arguments.only)
     if arguments.plan:
         return restores.outline(config, doors, want)
     if arguments.to:

@@ -19,6 +19,7 @@ from lifeline.replica import Destination
 from lifeline.service import Database, Service
 
 AGENT_PORT = 8008
+OURS = ".lifeline"  # the folder beside what is protected, on the same file system: what is swapped in, and what was
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Layout:
     def beside(self, database: Database) -> Path:
         """Root's own folder for a database beside the live one: on the same file system, so that a swap is a rename.
         One each: databases may share a folder, and what is done to one must not touch another's copies."""
-        return self.live(database).parent / ".lifeline" / database.name
+        return self.live(database).parent / OURS / database.name
 
     def private(self, database: Database) -> Path:
         """The same, made if it isn't there, for root alone: the service must not reach what will be swapped in."""

@@ -6,11 +6,13 @@ long copy of each database begun. It reads the snapshot it began with, so the wr
 
 from __future__ import annotations
 
+import grp
 import hashlib
+import pwd
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,9 +21,10 @@ from typing import Any
 
 import apsw
 
+from lifeline import replica
 from lifeline.barrier import ControlSocket
 from lifeline.errors import LifelineError, StepFailed
-from lifeline.layout import Config
+from lifeline.layout import OURS, Config
 from lifeline.progress import Meter, Say
 from lifeline.service import Database
 from lifeline.verify import connect
@@ -72,7 +75,7 @@ def mark(config: Config, staging: Path, progress: Say = lambda _: None) -> Marke
         for copy in copies:
             copy.await_begun(begun + HOLD_S)
         held_ms = round((time.monotonic() - begun) * 1000, 1)
-    files["logs"] = {str(path): _digest(found) for path, found in _files(config, config.service.logs)}
+    files["logs"] = {str(path): noted(found) for path, found in files_below(config, config.service.logs)}
     for copy in copies:
         copy.finish(progress)
     return Marked(at, held_ms, txids, files, {copy.name: copy.target for copy in copies})
@@ -161,13 +164,17 @@ class _Copy:
             )
 
 
-def _files(config: Config, paths: Iterator[Any] | tuple[Any, ...]) -> Iterator[tuple[Path, Path]]:
-    """(path as the service knows it, where it is) of every file at or below `paths`."""
+def files_below(config: Config, paths: Iterable[Any]) -> Iterator[tuple[Path, Path]]:
+    """(path as the service knows it, where it is) of every file at or below `paths`; of the databases there none: they
+    are copied as databases."""
+    live = [config.layout.live(database) for database in config.service.databases]
+    databases = {path for one in live for path in (one, *replica.sidecars(one))}
     for path in map(Path, paths):
         here = config.layout.root / str(path).lstrip("/")
         if here.is_dir():
             for found in sorted(here.rglob("*")):
-                if found.is_file() and not found.is_symlink():
+                ours = OURS in found.relative_to(here).parts
+                if found.is_file() and not found.is_symlink() and not ours and found not in databases:
                     yield path / found.relative_to(here), found
         elif here.is_file():
             yield path, here
@@ -175,24 +182,30 @@ def _files(config: Config, paths: Iterator[Any] | tuple[Any, ...]) -> Iterator[t
 
 def _take(config: Config, paths: tuple[Any, ...], into: Path) -> dict[str, dict[str, Any]]:
     notes = {}
-    for path, found in _files(config, paths):
+    for path, found in files_below(config, paths):
         target = into / str(path).lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.copy2(found, target)
-        status = found.stat()
-        notes[str(path)] = {
-            **_digest(target),
-            "uid": status.st_uid,
-            "gid": status.st_gid,
-            "mode": status.st_mode & 0o7777,
-        }
+        notes[str(path)] = {**noted(target), **owned(found)}
     return notes
 
 
-def _digest(path: Path) -> dict[str, Any]:
-    size, digest = 0, hashlib.sha256()
+def owned(path: Path) -> dict[str, Any]:
+    """Owner and mode. By name too: the other host may have other numbers."""
+    status = path.stat()
+    try:
+        user, group = pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        user, group = "", ""
+    mode = status.st_mode & 0o7777
+    return {"uid": status.st_uid, "gid": status.st_gid, "user": user, "group": group, "mode": mode}
+
+
+def noted(path: Path, most: int | None = None) -> dict[str, Any]:
+    """{"sha256", "bytes"} of a file, or of its beginning."""
+    size, found = 0, hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
+        while part := file.read(min(1 << 20, (1 << 62 if most is None else most) - size)):
+            found.update(part)
             size += len(part)
-    return {"sha256": digest.hexdigest(), "bytes": size}
+    return {"sha256": found.hexdigest(), "bytes": size}

@@ -63,7 +63,7 @@ class Meter:
 
     def __call__(self, done: int, total: int) -> None:
         now = self._clock()
-        if now - self._told >= EVERY_S:
+        if done > 0 and now - self._told >= EVERY_S:
             self._told = now
             self._tell(f"{self._what}: {self._far(done, total, now - self._begun)}")
 

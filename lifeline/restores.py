@@ -11,20 +11,19 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import Any, TextIO
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TextIO
 
-from lifeline import backups, data, extract, points, snapshots, sources
+from lifeline import backups, data, extract, files, points, sources
 from lifeline.errors import BadInput, LifelineError, Refused, StepFailed, Unavailable
 from lifeline.layout import Config, DataFile, read_json, write_file
 from lifeline.progress import say
 from lifeline.service import Database
-from lifeline.snapshots import Repository
-from lifeline.sources import Copy, Source
+from lifeline.sources import Backup, Copy, Source
 from lifeline.store import Store
 from lifeline.supervisor import Supervisor
 from lifeline.verify import worst
@@ -35,18 +34,28 @@ RATE = 60 << 20  # bytes a second, restored and verified, where nothing was meas
 Answer = dict[str, Any]
 Find = Callable[[], Copy]
 Opened = Callable[[], Store]
-Output = Callable[[Database], Path]
+Part = Literal["database", "configuration", "state", "logs"]
+PARTS: tuple[Part, ...] = ("database", *files.KINDS)
 
 
 @dataclass(frozen=True)
 class Want:
     """What is asked for: `epoch` is the newest that counts; `at` RFC 3339, or `txid`, or neither for the newest;
-    `source` None: any, the newest data first."""
+    `source` None: any, the newest data first. `only`: which parts of a backup."""
 
     epoch: int
     at: str | None = None
     txid: int | None = None
     source: Source | None = None
+    only: tuple[Part, ...] = ("database",)
+
+    @property
+    def databases(self) -> bool:
+        return "database" in self.only
+
+    @property
+    def files(self) -> tuple[files.Kind, ...]:
+        return tuple(kind for kind in files.KINDS if kind in self.only)
 
     @property
     def fixed(self) -> bool:
@@ -58,8 +67,9 @@ class Want:
         return None if self.at is None else datetime.fromisoformat(self.at)
 
 
-def wanted(epoch: int, at: str | None, txid: str | None, source: str | None) -> Want:
+def wanted(epoch: int, at: str | None, txid: str | None, source: str | None, only: Sequence[str] = ()) -> Want:
     """From the command line. BadInput for what makes no sense."""
+    parts = _parts(only)
     if at is not None and txid is not None:
         raise BadInput("restore to a time or to a transaction, not both", hint="fab restore --at TIME")
     number = parse_txid(txid)
@@ -67,7 +77,38 @@ def wanted(epoch: int, at: str | None, txid: str | None, source: str | None) -> 
         raise BadInput(f"a transaction can't be found in {source}: restic's copies have times", hint="--at TIME")
     if source is not None and source not in sources.SOURCES:
         raise BadInput(f'"{source}" is no source; known: {", ".join(sources.SOURCES)}', hint="fab restore --from vault")
-    return Want(epoch, normalise_time(at), number, source)
+    if parts != ("database",):
+        _require_backup(parts, number, source)
+    return Want(epoch, normalise_time(at), number, source, parts)
+
+
+def _parts(only: Sequence[str]) -> tuple[Part, ...]:
+    named = {"config": "configuration"}
+    given = [named.get(name, name) for name in only] or ["database"]
+    for name in given:
+        if name not in PARTS:
+            known = "config, state, logs, database"
+            raise BadInput(f'"{name}" is no part of a backup; known: {known}', hint="fab restore --only state")
+    return tuple(part for part in PARTS if part in given)
+
+
+def _require_backup(parts: Sequence[Part], txid: int | None, source: Source | None) -> None:
+    """Files are in backups only; so are a database and files of one moment."""
+    words = " ".join(f"--only {'config' if part == 'configuration' else part}" for part in parts)
+    if txid is not None:
+        raise BadInput(
+            "files have no transactions: they are as of a backup's time", hint=f"fab restore {words} --at TIME"
+        )
+    if source == "vault":
+        raise BadInput(
+            "the replica in the vault holds databases only; files are in the backups",
+            hint=f"fab restore {words} --from snapshot: the backups in the same vault",
+        )
+    if "database" in parts and source is None:
+        raise BadInput(
+            "database and files of one moment are in a backup only, and what was written since it is undone: say which",
+            hint=f"fab backups shows how old they are; fab restore {words} --from local, or snapshot, or offsite",
+        )
 
 
 def normalise_time(text: str | None) -> str | None:
@@ -102,8 +143,17 @@ def parse_txid(text: str | None) -> int | None:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where what is restored goes."""
+
+    database: Callable[[Database], Path]
+    file: Callable[[files.Noted], Path]
+
+
+@dataclass(frozen=True)
 class Doors:
-    """Where the replicas are read; opened by the caller, so that one that is away fails only when it is tried."""
+    """Where replicas and catalogue are read; opened by the caller, so that one that is away fails only when it is
+    tried."""
 
     vault: Opened
     offsite: Opened
@@ -112,20 +162,28 @@ class Doors:
 def restore(
     config: Config, supervisor: Supervisor, doors: Doors, want: Want, *, stage_only: bool = False, older: bool = False
 ) -> Answer:
-    """Every database restored beside its live one, verified in full, then swapped in; the old ones are kept.
+    """What is wanted restored beside, verified in full, then swapped in; what was there is kept.
 
-    With `stage_only` the service may go on; the swap then takes a moment. The data belongs to no epoch then: take
-    the next one to serve it. `older`: data of another source than the newest may be taken.
+    With `stage_only` the service may go on; the swap then takes a moment. Databases belong to no epoch then: take
+    the next one to serve them. `older`: data of another source than the newest may be taken. Without databases the
+    service is stopped here for the moment of the swap, and started again.
     """
     begun = time.monotonic()
-    if not stage_only:
+    if not stage_only and want.databases:
         _require_stopped(config, supervisor)
     with backups.one_at_a_time(config, "restore"):
         staged = _stage(config, doors, want, older)
-        kept = {} if stage_only else _swap(config, want, staged)
+        kept: dict[str, str] = {}
+        done: Answer = {}
+        if not stage_only and want.databases:
+            kept, done = _swap(config, supervisor, want, staged)
+        elif not stage_only:
+            done = files.put(config, supervisor, _files(staged))
+            _note(config).unlink(missing_ok=True)
     return {
         **{"changed": True, "epoch": want.epoch, "source_epoch": staged["epoch"], "swapped": not stage_only},
         **{"verified": True, "source": staged["source"], "tried": staged["tried"], "bytes": staged["bytes"]},
+        **{"files": {**done, "beside": staged["beside"], "remarks": staged["remarks"]}},
         "databases": [
             {"name": name, "txid": txid, "at": staged["at"], "kept": kept.get(name)}
             for name, txid in staged["txids"].items()
@@ -141,7 +199,10 @@ def _require_stopped(config: Config, supervisor: Supervisor) -> None:
         raise Refused(f"{', '.join(busy)} still running on {config.name}", hint="lifeline-host stop-service")
 
 
-def _swap(config: Config, want: Want, staged: Mapping[str, Any]) -> dict[str, str]:
+def _swap(
+    config: Config, supervisor: Supervisor, want: Want, staged: Mapping[str, Any]
+) -> tuple[dict[str, str], Answer]:
+    done = files.put(config, supervisor, _files(staged)) if want.files else {}
     txids = {name: txid for name, txid in staged["txids"].items() if txid}
     origin = int(staged["epoch"]) or want.epoch
     kept = data.swap_all(
@@ -151,7 +212,12 @@ def _swap(config: Config, want: Want, staged: Mapping[str, Any]) -> dict[str, st
     _note(config).unlink(missing_ok=True)
     if not all(config.layout.live(database).exists() for database in config.service.databases):
         raise StepFailed("a database is missing after the swap")
-    return kept
+    return kept, done
+
+
+def _files(staged: Mapping[str, Any]) -> list[files.Noted]:
+    """What waits to be put in place."""
+    return [files.Noted(**{**one, "path": PurePosixPath(one["path"])}) for one in staged["in_place"]]
 
 
 def _note(config: Config) -> Path:
@@ -160,27 +226,37 @@ def _note(config: Config) -> Path:
 
 def _stage(config: Config, doors: Doors, want: Want, older: bool) -> Answer:
     """Restored beside and verified. Done once for the same request, unless it is for the end, which moves on."""
-    note, asked = _note(config), asdict(want)
+    note, asked = _note(config), json.loads(json.dumps(asdict(want)))
     found = read_json(note)
+    databases = config.service.databases if want.databases else ()
     if (
         found
         and want.fixed
         and found.get("asked") == asked
-        and all(config.layout.staged(database).exists() for database in config.service.databases)
+        and all(config.layout.staged(database).exists() for database in databases)
+        and all(files.staged(config, file).exists() for file in _files(found))
     ):
         return found
     note.unlink(missing_ok=True)
-    for database in config.service.databases:
+    for database in databases:
         config.layout.private(database)
         data.clear(config.layout.staged(database))
-    copy, tried = _first_good(config, doors, want, config.layout.staged, older)
-    report = {**_plain(copy), "asked": asked, "tried": tried}
+    files.clear(config)
+    beside = config.layout.state / "restored" / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+
+    def file(one: files.Noted) -> Path:
+        return files.staged(config, one) if files.has_place(config, one) else beside / one.below
+
+    copy, tried = _first_good(config, doors, want, Place(config.layout.staged, file), older)
+    in_place = [{**asdict(one), "path": str(one.path)} for one in copy.files if files.has_place(config, one)]
+    where = str(beside) if beside.exists() else None
+    report = {**_plain(copy), "asked": asked, "tried": tried, "in_place": in_place, "beside": where}
     write_file(note, json.dumps(report))
     return report
 
 
 def inspect(config: Config, doors: Doors, want: Want, folder: Path) -> Answer:
-    """A verified copy of every database in a new folder, for a person to look at; nothing live is touched."""
+    """A verified copy of what is wanted in a new folder, for a person to look at; nothing live is touched."""
     if folder.exists():
         raise BadInput(f"{folder} exists already on {config.name}", hint="name a folder that doesn't")
     live = [config.layout.live(database).parent for database in config.service.databases]
@@ -188,13 +264,18 @@ def inspect(config: Config, doors: Doors, want: Want, folder: Path) -> Answer:
         raise BadInput(f"{folder} lies among the live databases", hint="name a folder elsewhere")
     begun = time.monotonic()
     try:
-        copy, tried = _first_good(config, doors, want, sources.in_folder(folder), True)
+        folder.mkdir(parents=True, mode=0o700)
+        copy, tried = _first_good(config, doors, want, _in_folder(folder), True)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     paths = {name: str(path) for name, path in copy.paths.items()}
     took = round(time.monotonic() - begun, 3)
-    return {**_plain(copy), "tried": tried, "paths": paths, "verified": True, "seconds": took}
+    return {**_plain(copy), "tried": tried, "paths": paths, "verified": True, "files": len(copy.files), "seconds": took}
+
+
+def _in_folder(folder: Path) -> Place:
+    return Place(sources.in_folder(folder), lambda file: folder / file.below)
 
 
 def extract_rows(config: Config, doors: Doors, want: Want, table: str, form: extract.Format, owner: int) -> Answer:
@@ -206,7 +287,7 @@ def extract_rows(config: Config, doors: Doors, want: Want, table: str, form: ext
     with backups.one_at_a_time(config, "extraction"):
         shutil.rmtree(scratch, ignore_errors=True)
         try:
-            copy, tried = _first_good(config, doors, want, sources.in_folder(scratch), True)
+            copy, tried = _first_good(config, doors, want, _in_folder(scratch), True)
             handle, name = tempfile.mkstemp(prefix="lifeline-rows-", suffix=f".{form}")
             with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
                 count = _of_any(list(copy.paths.values()), table, form, out)
@@ -228,23 +309,27 @@ def _plain(copy: Copy) -> Answer:
     return {
         **{"source": copy.source, "epoch": copy.epoch, "txids": dict(copy.txids), "at": copy.at},
         **{"bytes": copy.bytes, "restore_s": copy.seconds, "as_replicated": copy.as_replicated},
+        "remarks": list(copy.remarks),
     }
 
 
-def _first_good(config: Config, doors: Doors, want: Want, output_of: Output, older: bool) -> tuple[Copy, list[Answer]]:
+def _first_good(config: Config, doors: Doors, want: Want, place: Place, older: bool) -> tuple[Copy, list[Answer]]:
     """The newest data that can be restored and is good, and what failed before it."""
-    require_room(config)
+    if want.databases:
+        require_room(config)
     tried: list[Answer] = []
     errors: list[LifelineError] = []
-    for source, name, find in _candidates(config, doors, want, output_of, tried):
+    for source, name, find in _candidates(config, doors, want, place, tried):
         say(f"restoring from {name}")
         try:
             copy = find()
             findings = {
                 d.name: data.verify_copy(config, d, copy.paths[d.name], "full", time.monotonic() + VERIFY_S)
                 for d in config.service.databases
+                if want.databases
             }
-            data.require_good(name, worst(findings))
+            if findings:
+                data.require_good(name, worst(findings))
         except BadInput:
             raise
         except LifelineError as error:
@@ -252,14 +337,18 @@ def _first_good(config: Config, doors: Doors, want: Want, output_of: Output, old
             say(f"not from {name}: {error.message}")
             tried.append({"source": source, "from": name, "why": error.message, "reach": getattr(error, "reach", None)})
             continue
-        if tried and not older:
+        if tried and not older and want.databases:
             _refuse_older(tried, name, copy)
         return copy, tried
+    raise _none_is_good(errors, tried)
+
+
+def _none_is_good(errors: Sequence[LifelineError], tried: Sequence[Answer]) -> LifelineError:
     if len(errors) == 1:
-        raise errors[0]
+        return errors[0]
     worst_error = next((error for error in errors if not isinstance(error, Unavailable)), errors[0])
     said = "; ".join(f"{one['from']}: {one['why']}" for one in tried)
-    raise type(worst_error)(f"no source has good data: {said}", hint="fab restore --at an earlier time; fab backups")
+    return type(worst_error)(f"no source has good data: {said}", hint="fab restore --at an earlier time; fab backups")
 
 
 def _refuse_older(tried: list[Answer], name: str, copy: Copy) -> None:
@@ -274,12 +363,11 @@ def _refuse_older(tried: list[Answer], name: str, copy: Copy) -> None:
 _Candidate = tuple[Source, str, Find]
 
 
-def _candidates(
-    config: Config, doors: Doors, want: Want, output_of: Output, tried: list[Answer]
-) -> Iterator[_Candidate]:
+def _candidates(config: Config, doors: Doors, want: Want, place: Place, tried: list[Answer]) -> Iterator[_Candidate]:
     """What to try, the newest data first. `tried` fills up meanwhile: a replica with a hole is taken up to it."""
     both: tuple[tuple[Source, Opened], ...] = (("vault", doors.vault), ("offsite", doors.offsite))
-    replicas = [one for one in both if want.source in (None, one[0])]
+    replicas = [one for one in both if want.source in (None, one[0]) and not want.files]
+    output_of = place.database
     for source, opened in replicas:
         yield source, f"the replica ({source})", partial(_replica, config, source, opened, want, output_of)
     for source, opened in replicas:
@@ -287,15 +375,19 @@ def _candidates(
         if reach and not want.fixed:
             name = f"the replica ({source}) up to the gap"
             yield source, name, partial(_up_to, config, source, opened, want, reach, output_of)
-    places: tuple[tuple[Source, snapshots.Place], ...]
-    places = (("local", "local"), ("snapshot", "vault"), ("offsite", "offsite"))
-    for source, place in places:
-        repository = backups.repositories(config).get(place)
-        if repository and want.txid is None and want.source in (None, source):
-            yield source, f"restic ({place})", partial(_restic, config, source, repository, want, output_of)
+    if want.txid is None and want.source != "vault":
+        found, failed = sources.backups_of(config, want.source, want.moment)
+        for source, error in failed:  # they may hold newer data than what can be had: said first
+            yield source, f"the backups ({sources.PLACES[source]})", partial(_raise, error)
+        for one in found:
+            yield one.source, one.name, partial(_from_backup, config, doors, one, want, place)
 
 
-def _replica(config: Config, source: Source, opened: Opened, want: Want, output_of: Output) -> Copy:
+def _raise(error: LifelineError) -> Copy:
+    raise error
+
+
+def _replica(config: Config, source: Source, opened: Opened, want: Want, output_of: Callable[[Database], Path]) -> Copy:
     store = opened()
     if want.moment is not None:
         epoch, txids = sources.at_moment(config, store, want.epoch, want.moment)
@@ -307,7 +399,9 @@ def _replica(config: Config, source: Source, opened: Opened, want: Want, output_
     return sources.from_replica(config, store, source, epoch, asked, output_of)
 
 
-def _up_to(config: Config, source: Source, opened: Opened, want: Want, reach: int, output_of: Output) -> Copy:
+def _up_to(
+    config: Config, source: Source, opened: Opened, want: Want, reach: int, output_of: Callable[[Database], Path]
+) -> Copy:
     """The replica up to the last transaction before a hole."""
     store, databases = opened(), config.service.databases
     if len(databases) > 1:
@@ -316,12 +410,28 @@ def _up_to(config: Config, source: Source, opened: Opened, want: Want, reach: in
     return sources.from_replica(config, store, source, epoch, {databases[0].name: reach}, output_of)
 
 
-def _restic(config: Config, source: Source, repository: Repository, want: Want, output_of: Output) -> Copy:
-    scratch = config.layout.state / "restore"
+def _from_backup(config: Config, doors: Doors, backup: Backup, want: Want, place: Place) -> Copy:
+    """Its databases and files, each held to what was noted of it."""
+    begun, scratch = time.monotonic(), config.layout.state / "restore"
+    snapshot = backup.snapshot.id
+    at = backup.snapshot.at.isoformat(timespec="seconds").replace("+00:00", "Z")
     try:
-        snapshot = sources.choose(repository, want.moment)
-        at = snapshot.at.isoformat(timespec="seconds").replace("+00:00", "Z")
-        return sources.from_restic(config, repository, source, snapshot.id, scratch, output_of, at=at)
+        saved = sources.unpack(
+            config, backup.repository, snapshot, scratch, sources.parts_of(config, want.databases, want.files)
+        )
+        copy = Copy(backup.source, 0, {}, {}, at, 0, 0.0, False)
+        if want.databases:
+            output_of = place.database
+            copy = sources.databases_of(config, backup.source, snapshot, scratch, output_of, at=at, begun=begun)
+        if not want.files:
+            return copy
+        entry, remarks = sources.entry_of(config, (doors.vault, doors.offsite), saved)
+        noted = files.noted(entry, want.files)
+        rotated = files.take(noted, partial(sources.file_in, config, scratch), place.file)
+        remarks += [f"{path} was rotated while it was saved: not known whether it is whole" for path in rotated]
+        size = copy.bytes + sum(file.bytes for file in noted)
+        took = round(time.monotonic() - begun, 3)
+        return replace(copy, files=tuple(noted), remarks=tuple(remarks), bytes=size, seconds=took)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -347,17 +457,64 @@ def outline(config: Config, doors: Doors, want: Want) -> Answer:
     """What a restore would take: point, size, time, the room it needs and there is. Restores nothing."""
     need, free = _need(config)
     answer: Answer = {"need_bytes": need, "free_bytes": free, "memory_bytes": 200 << 20, "at": want.at, "tried": []}
+    failures: list[LifelineError] = []
     for source, opened in (("vault", doors.vault), ("offsite", doors.offsite)):
-        if want.source not in (None, source):
+        if want.source not in (None, source) or want.files:
             continue
         try:
             return {**answer, **_outline(config, source, opened(), want)}
         except BadInput:
             raise
         except LifelineError as error:
+            failures.append(error)
             answer["tried"].append({"from": f"the replica ({source})", "why": error.message})
-    answer["source"] = want.source or "restic"
-    return answer
+    if want.txid is None and want.source != "vault":
+        found, failed = sources.backups_of(config, want.source, want.moment)
+        failures += [error for _, error in failed]
+        answer["tried"] += [
+            {"from": f"the backups ({sources.PLACES[source]})", "why": error.message} for source, error in failed
+        ]
+        for one in found:
+            try:
+                return {**answer, **_outline_backup(config, doors, one, want)}
+            except LifelineError as error:
+                failures.append(error)
+                answer["tried"].append({"from": one.name, "why": error.message})
+    raise _none_is_good(failures, answer["tried"])
+
+
+def _outline_backup(config: Config, doors: Doors, backup: Backup, want: Want) -> Answer:
+    """By its note alone: nothing big is read."""
+    scratch = config.layout.state / "restore"
+    with backups.one_at_a_time(config, "restore"):
+        try:
+            saved = sources.unpack(
+                config, backup.repository, backup.snapshot.id, scratch, sources.parts_of(config, False, ())
+            )
+            entry, remarks = sources.entry_of(config, (doors.vault, doors.offsite), saved)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    compared = files.compare(config, files.noted(entry, want.files))
+    placed = [kind for kind in want.files if kind != "logs"]
+    size = sum(file.bytes for file, _ in compared)
+    need = 2 * size + ROOM_EXTRA
+    if want.databases:
+        size += sum(int(one.get("bytes") or 0) for one in entry["databases"].values())
+        need += _need(config)[0]
+    return {
+        **{"source": backup.source, "place": backup.repository.place, "snapshot": backup.snapshot.id},
+        **{"snapshot_at": backup.snapshot.at.isoformat().replace("+00:00", "Z"), "backup_at": entry["at"]},
+        **{"kind": entry["kind"], "host": entry["host"], "entry": entry["key"], "remarks": remarks},
+        **{"bytes": size, "need_bytes": need, "expected_s": round(2 + size / _rate(config), 1)},
+        "files": [
+            {
+                **{"kind": file.kind, "path": str(file.path), "bytes": file.bytes},
+                "change": change if files.has_place(config, file) else "beside",
+            }
+            for file, change in compared
+        ],
+        "others": files.others(config, [file for file, _ in compared], placed),
+    }
 
 
 def _outline(config: Config, source: str, store: Store, want: Want) -> Answer:

@@ -111,7 +111,7 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
         raise Refused(f"{config.name} is primary of epoch {role.epoch}, a later one", hint="fab status")
     running = all(name in states and states[name].running for name in ("litestream", service.name))
     if (role.role, role.epoch, have.live_epoch) == ("primary", epoch, epoch) and running:
-        _await_service(config, supervisor)
+        await_service(config, supervisor)
         _await_replication(config)
         return _primary_answer(epoch, changed=False)
     exist = all(layout.live(database).exists() for database in service.databases)
@@ -138,9 +138,9 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
     supervisor.start("litestream", wait=False)
     supervisor.start(service.name, wait=False)
     # A service may well be unhealthy until it has agreed with the world outside; the hook talks to it while it is.
-    _await_service(config, supervisor, healthy=not config.service.hooks.reconcile)
+    await_service(config, supervisor, healthy=not config.service.hooks.reconcile)
     hooks.run(config, "reconcile", within=service.start_within_s)
-    _await_service(config, supervisor)
+    await_service(config, supervisor)
     with during(f"bringing everything into the vault under epoch {epoch}"):
         _await_replication(config)
     _tidy(config, epoch)
@@ -295,7 +295,7 @@ def _await_lease(config: Config, epoch: int) -> None:
     raise Refused(f"{config.name} does not hold the lease of epoch {epoch}: {reason}", hint="fab status")
 
 
-def _await_service(config: Config, supervisor: Supervisor, *, healthy: bool = True) -> None:
+def await_service(config: Config, supervisor: Supervisor, *, healthy: bool = True) -> None:
     """Until the service's health URL answers 200; answers at all, if not `healthy`."""
     service = config.service
     deadline = time.monotonic() + service.start_within_s

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ from lifeline.replica import Destination
 Kind = Literal["full", "incremental"]
 Place = Literal["vault", "local", "offsite"]
 PLACES: tuple[Place, ...] = ("vault", "local", "offsite")
-STATUS = {"RESTIC_PROGRESS_FPS": "0.5"}  # how often it says how far it is
+# How often it says how far it is; and whose time a snapshot's is.
+STATUS = {"RESTIC_PROGRESS_FPS": "0.5", "TZ": "UTC"}
 STUCK_S = 30  # restic's own patience with a store that accepts a connection and says nothing
 
 
@@ -67,11 +68,16 @@ def on_host(path: Path, password: Path, cache: Path) -> Repository:
     )
 
 
-def backup_argv(repository: Repository, paths: Sequence[Path], *, host: str, kind: Kind, epoch: int) -> list[str]:
-    """Save `paths` as one snapshot. A full one reads every file again instead of trusting size and time."""
+def backup_argv(
+    repository: Repository, paths: Sequence[Path], *, host: str, kind: Kind, epoch: int, at: datetime
+) -> list[str]:
+    """Save `paths` as one snapshot, dated by the moment it is of: restic would date it by when it began, minutes later.
+    A full one reads every file again instead of trusting size and time."""
     again = ["--force"] if kind == "full" else []
     tags = ["--tag", kind, "--tag", f"epoch-{epoch:04d}"]
-    return repository.argv("backup", "--json", "--host", host, *tags, *again, "--", *map(str, paths))
+    # It knows whole seconds; the next one, or what came after a moment would be taken for what was there by then.
+    date = f"{at.astimezone(UTC) + timedelta(microseconds=999_999):%Y-%m-%d %H:%M:%S}"
+    return repository.argv("backup", "--json", "--host", host, "--time", date, *tags, *again, "--", *map(str, paths))
 
 
 def restore_argv(repository: Repository, snapshot: str, target: Path, include: Sequence[str] = ()) -> list[str]:
@@ -135,7 +141,7 @@ def parse_status(line: str) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One of a repository's snapshots; `at` is when restic began it (UTC)."""
+    """One of a repository's snapshots; `at` is the moment it is of (UTC), in whole seconds."""
 
     id: str
     at: datetime

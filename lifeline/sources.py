@@ -6,22 +6,26 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from lifeline import backups, data, points, snapshots
-from lifeline.errors import DataBad, StepFailed, Unproven
-from lifeline.layout import Config
+from lifeline import backups, catalogue, data, points, snapshots
+from lifeline.errors import DataBad, LifelineError, StepFailed, Unproven
+from lifeline.files import Kind, Noted, here
+from lifeline.layout import Config, read_json
 from lifeline.progress import Meter
 from lifeline.service import Database
-from lifeline.snapshots import Repository
+from lifeline.snapshots import Place, Repository, Snapshot
 from lifeline.store import Store
 
 Source = Literal["vault", "offsite", "snapshot", "local"]
 SOURCES: tuple[Source, ...] = ("vault", "offsite", "snapshot", "local")
+# Where independent copies lie, the fastest first.
+PLACES: Mapping[Source, Place] = {"local": "local", "snapshot": "vault", "offsite": "offsite"}
 RESTORE_S = 3600.0
 
 
@@ -39,6 +43,21 @@ class Copy:
     seconds: float
     as_replicated: bool
     entry: str | None = None
+    files: tuple[Noted, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Backup:
+    """One snapshot of an independent copy."""
+
+    source: Source
+    repository: Repository
+    snapshot: Snapshot
+
+    @property
+    def name(self) -> str:
+        return f"the backup of {self.snapshot.at:%Y-%m-%d %H:%M:%S} UTC ({self.repository.place})"
 
 
 def from_replica(
@@ -98,7 +117,30 @@ def in_folder(folder: Path) -> Callable[[Database], Path]:
     return lambda database: folder / f"{database.name}.db"
 
 
-def choose(repository: Repository, moment: datetime | None) -> snapshots.Snapshot:
+def backups_of(
+    config: Config, wanted: Source | None, moment: datetime | None
+) -> tuple[list[Backup], list[tuple[Source, LifelineError]]]:
+    """The newest backup (at or before a moment) of each place, the newest first; and the places that can't be asked or
+    have none, with their reasons."""
+    found: list[Backup] = []
+    failed: list[tuple[Source, LifelineError]] = []
+    asked = [source for source in PLACES if wanted in (None, source)]
+    with ThreadPoolExecutor(max_workers=len(PLACES)) as pool:
+        chosen = {source: pool.submit(_choose, config, source, moment) for source in asked}
+        for source, future in chosen.items():
+            try:
+                found.append(future.result())
+            except LifelineError as error:
+                failed.append((source, error))
+    return sorted(found, key=lambda one: one.snapshot.at, reverse=True), failed
+
+
+def _choose(config: Config, source: Source, moment: datetime | None) -> Backup:
+    repository = backups.repository(config, PLACES[source])
+    return Backup(source, repository, choose(repository, moment))
+
+
+def choose(repository: Repository, moment: datetime | None) -> Snapshot:
     """The newest snapshot, or the newest taken at or before a moment; asks restic alone, so that it works when the
     vault's catalogue is gone. Raises NothingOldEnough."""
     backups.open_repository(repository, create=False)
@@ -106,9 +148,11 @@ def choose(repository: Repository, moment: datetime | None) -> snapshots.Snapsho
         backups.restic(repository, snapshots.list_argv(repository), "list snapshots", within=120)
     )
     found = [one for one in listed if moment is None or one.at <= moment]
+    if not listed:
+        raise points.NothingOldEnough(f"there is no backup in {repository.place} yet", hint="fab backups")
     if not found:
-        since = f"; the first is of {listed[0].at:%Y-%m-%d %H:%M:%S} UTC" if listed else ""
-        raise points.NothingOldEnough(f"no snapshot that old in {repository.place}{since}", hint="fab backups")
+        since = f"the first is of {listed[0].at:%Y-%m-%d %H:%M:%S} UTC"
+        raise points.NothingOldEnough(f"no backup that old in {repository.place}; {since}", hint="fab backups --all")
     return found[-1]
 
 
@@ -125,12 +169,30 @@ def from_restic(
     """Every database of one snapshot, unpacked below `folder`, which is emptied first. They stay there, or go to where
     `output_of` says."""
     begun = time.monotonic()
-    saved = unpack(config, repository, snapshot, folder)
+    unpack(config, repository, snapshot, folder)
+    return databases_of(config, source, snapshot, folder, output_of, at=at, begun=begun)
+
+
+def databases_of(
+    config: Config,
+    source: Source,
+    snapshot: str,
+    folder: Path,
+    output_of: Callable[[Database], Path] | None,
+    *,
+    at: str | None,
+    begun: float,
+) -> Copy:
+    """The databases of what was unpacked below `folder`, each held to the digest that its backup noted."""
+    saved = staging_in(config, folder)
+    noted = (read_json(saved / backups.NOTE) or {}).get("databases") or {}
     paths: dict[str, Path] = {}
     for database in config.service.databases:
         copy = saved / f"{database.name}.db"
         if not copy.exists():
             raise DataBad(f"snapshot {snapshot[:8]} lacks {database.name}", hint="fab backups: take another")
+        if database.name in noted and backups.digest(copy) != noted[database.name].get("sha256"):
+            raise DataBad(f"{database.name} in snapshot {snapshot[:8]} is not what was saved", hint="fab backups")
         data.set_wal(copy)
         if output_of is not None:
             target = output_of(database)
@@ -142,15 +204,60 @@ def from_restic(
     return Copy(source, 0, paths, dict.fromkeys(paths), at, size, seconds, False)
 
 
-def unpack(config: Config, repository: Repository, snapshot: str, folder: Path) -> Path:
-    """A snapshot's databases (`NAME.db`) and small files (below `files/`), below `folder`; returns where they lie."""
+def staging_in(config: Config, folder: Path) -> Path:
+    """Where below `folder` a snapshot's databases (`NAME.db`), small files (below `files/`) and note lie."""
+    return folder / str(config.layout.state / "backup").lstrip("/")
+
+
+def unpack(
+    config: Config, repository: Repository, snapshot: str, folder: Path, include: Sequence[Path] | None = None
+) -> Path:
+    """A snapshot below `folder`, which is emptied first: all of its staging folder, or only what `include` names (as
+    paths of the host); returns where the staging folder lies."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
-    staging = str(config.layout.state / "backup")
-    argv = snapshots.restore_argv(repository, snapshot, folder, [staging])
+    only = include if include is not None else [config.layout.state / "backup"]
+    argv = snapshots.restore_argv(repository, snapshot, folder, list(map(str, only)))
     meter = Meter(f"unpacking snapshot {snapshot[:8]}")
     backups.restic(repository, argv, f"restore snapshot {snapshot[:8]}", within=RESTORE_S, meter=meter)
-    saved = folder / staging.lstrip("/")
+    saved = staging_in(config, folder)
     if not saved.is_dir():
         raise StepFailed(f"snapshot {snapshot[:8]} holds nothing of Lifeline's", hint="fab backups")
     return saved
+
+
+def parts_of(config: Config, databases: bool, kinds: Sequence[Kind]) -> list[Path]:
+    """What `unpack` is to include for these parts of a backup: not a gigabyte of database for a settings file."""
+    staging = config.layout.state / "backup"
+    found = [staging] if databases else [staging / backups.NOTE, *([staging / "files"] if kinds else [])]
+    return [*found, *(here(config, path) for path in config.service.logs if "logs" in kinds)]
+
+
+def file_in(config: Config, folder: Path, file: Noted) -> Path:
+    """Where `unpack` put a file: logs are saved from where they lie."""
+    if file.kind == "logs":
+        return folder / str(here(config, file.path)).lstrip("/")
+    return staging_in(config, folder) / "files" / file.below
+
+
+def entry_of(
+    config: Config, catalogues: Sequence[Callable[[], Store]], saved: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """What a backup holds, by the catalogue's entry; where none can be read, by the note that was saved with it. And a
+    remark on which it is. DataBad where the two differ."""
+    note = read_json(saved / backups.NOTE)
+    if note is None:
+        raise DataBad("this backup carries no note of what it holds", hint="fab backups: take another")
+    key = catalogue.entry_key(config.service.name, str(note["kind"]), datetime.fromisoformat(str(note["at"])))
+    why = []
+    for opened in catalogues:
+        try:
+            entry = catalogue.parse(key, opened().get(key).body)
+        except LifelineError as error:
+            why.append(error.message)
+            continue
+        if any(entry.get(part) != note.get(part) for part in ("files", "databases")):
+            raise DataBad(f"{key} and the backup itself differ about what it holds", hint="fab backups: take another")
+        return entry, []
+    remark = f"held to the backup's own note of what it holds, as the catalogue can't be read: {'; '.join(why)}"
+    return {"key": None, **note}, [remark]

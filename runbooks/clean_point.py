@@ -7,8 +7,9 @@ from typing import Any
 
 from lifeline.errors import DataBad, LifelineError, Refused
 from lifeline.runbook import Outcome
-from runbooks.restore import both_clocks, restore
+from runbooks.restore import restore
 from runbooks.site import Site
+from runbooks.wanted import both_clocks
 
 SEARCH_S = 6 * 3600.0
 

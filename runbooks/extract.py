@@ -8,8 +8,8 @@ from typing import Any
 
 from lifeline.errors import BadInput, LifelineError, Refused
 from runbooks.catalogue import newest_backup
-from runbooks.restore import STAGE_S, asked, both_clocks
 from runbooks.site import Site
+from runbooks.wanted import STAGE_S, asked, both_clocks
 
 SALVAGE_S = 2 * 3600.0
 

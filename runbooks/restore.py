@@ -6,9 +6,7 @@ The restored data begins a new epoch: a replica that goes back in time isn't a c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lifeline import admission
@@ -17,46 +15,14 @@ from lifeline.journal import Begun, unfinished
 from lifeline.model import Finding, Lease
 from lifeline.runbook import Outcome, Runbook, Step, check_waivers
 from runbooks.fence import fence_of, fence_step
+from runbooks.files import outline, restore_files, told
 from runbooks.promotion import FINALIZE_S, Promotion, outside_step, reprotect_step, serve_step, traffic_step
 from runbooks.site import Site, confirm
+from runbooks.wanted import STAGE_S, Asked, asked, both_clocks
 
 NAME = "restore"
-STAGE_S = 3600.0
+PLAN_S = 300.0
 WAIVE_OLDER = "older-source"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What an operator asked for: a time (RFC 3339), a transaction, a source; none of them for the newest data."""
-
-    at: str | None = None
-    txid: str | None = None
-    source: str | None = None
-
-    @property
-    def fixed(self) -> bool:
-        """Is it the same data whenever it is asked for?  Only then can it be made beside while the service goes on."""
-        return any((self.at, self.txid, self.source in ("snapshot", "local")))
-
-    def arguments(self) -> list[str]:
-        given = (("--at", self.at), ("--txid", self.txid), ("--from", self.source))
-        return [word for flag, value in given if value for word in (flag, value)]
-
-    def command(self) -> str:
-        """To type the same again."""
-        words = [f"{word!r}" if " " in word else word for word in self.arguments()]
-        return " ".join(["fab restore", *words])
-
-    def context(self) -> dict[str, str | None]:
-        return {"at": self.at, "txid": self.txid, "from": self.source}
-
-
-def asked(at: str | None, txid: str | None, source: str | None) -> Asked:
-    """From the command line; BadInput for what makes no sense, before anything is looked at."""
-    from lifeline.restores import wanted
-
-    want = wanted(1, at, txid, source)
-    return Asked(want.at, None if want.txid is None else str(want.txid), want.source)
 
 
 def restore(
@@ -65,20 +31,25 @@ def restore(
     *,
     txid: str | None = None,
     source: str | None = None,
+    only: Sequence[str] = (),
     yes: bool = False,
     dry_run: bool = False,
     waive: tuple[str, ...] = (),
     ask: Callable[[str], str] = input,
 ) -> Outcome | None:
-    """Bring the primary's databases back to ``at`` (default: the end of its replica).  None for a dry run."""
+    """Bring the primary's databases back to ``at`` (default: the end of its replica); ``only`` other parts of a backup,
+    or those too.  None for a dry run."""
     waived = check_waivers(waive, (admission.WAIVE_FENCE, admission.WAIVE_TRAFFIC, admission.WAIVE_WRITE, WAIVE_OLDER))
-    want = asked(at, txid, source)
+    want = asked(at, txid, source, only)
+    if not want.databases:
+        return restore_files(site, want, yes=yes, dry_run=dry_run, ask=ask)
     if want.at:
         site.say(f"As of {both_clocks(want.at)}.")
     work = prepare(site, want, older=WAIVE_OLDER in waived)
     runbook = work.runbook()
-    if dry_run:
+    if dry_run or work.plan:
         site.say(work.outline())
+    if dry_run:
         runbook.plan()
         return None
     confirm(site, work.warning(), yes, ask)
@@ -87,19 +58,17 @@ def restore(
     return runbook.run(journal, work.context(), waived, publish=site.publish)
 
 
-def both_clocks(at: str) -> str:
-    """A time in UTC and on the operator's clock: the one thing that must not be misread."""
-    moment = datetime.fromisoformat(at)
-    local = moment.astimezone()
-    here = "" if local.utcoffset() == timedelta(0) else f", {local:%Y-%m-%d %H:%M:%S} {local.tzname()} here"
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC{here}"
-
-
 def inspect(
-    site: Site, to: str, at: str | None = None, *, txid: str | None = None, source: str | None = None
+    site: Site,
+    to: str,
+    at: str | None = None,
+    *,
+    txid: str | None = None,
+    source: str | None = None,
+    only: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A verified copy into HOST:PATH, to be looked at; nothing else is touched, and no lease is needed."""
-    want = asked(at, txid, source)
+    want = asked(at, txid, source, only)
     host, colon, path = to.partition(":")
     names = [known.name for known in site.inventory.hosts]
     if not colon or not path.startswith("/"):
@@ -116,6 +85,12 @@ def inspect(
     for name, copy in found["paths"].items():
         txid_says = f", transaction {found['txids'][name]}" if found["txids"].get(name) else ""
         site.say(f"{name}: {host}:{copy}, from {found['source']}{txid_says}, verified, after {found['seconds']:.1f} s.")
+    if want.only != ("database",):
+        as_of = f" as of {both_clocks(found['at'])}" if found["at"] else ""
+        site.say(f"{found['files']} files{as_of}: below {host}:{path}, from {found['source']}, verified.")
+    for remark in found.get("remarks") or ():
+        site.say(remark)
+    site.say(f"All of it is root's: sudo ls -R {path}. Nothing of it is served; remove it when you have looked.")
     return found
 
 
@@ -139,6 +114,8 @@ def prepare(site: Site, want: Asked, *, older: bool = False) -> Restoration:
     if work.in_place() and resumed is None:
         why = f"the databases on {lease.holder} belong to no epoch: another restore is half done there"
         raise Refused(why, hint="fab status; the journal in .lifeline shows which")
+    if want.from_backup and not work.in_place():
+        work.pin()
     return work
 
 
@@ -157,14 +134,25 @@ class Restoration:
         self.older = older
         self.kept: list[str] = []
         self.came = "swapped"
+        self.exactly = want
+        self.plan: dict[str, Any] = {}
+        self.files: dict[str, Any] = {}
+
+    def pin(self) -> None:
+        """Find the backup now, and mean exactly that one from here on: another may be taken meanwhile."""
+        self.plan = self._look()
+        self.exactly = self.want.pinned(self.plan["snapshot_at"], self.plan["source"])
+
+    def _look(self) -> dict[str, Any]:
+        return self.site.hosts[self.host].verb("restore", *self._arguments, "--plan", timeout=PLAN_S)
 
     @property
     def _arguments(self) -> list[str]:
-        return ["--epoch", str(self.source), *self.want.arguments(), *(["--older"] if self.older else [])]
+        return ["--epoch", str(self.source), *self.exactly.arguments(), *(["--older"] if self.older else [])]
 
     @property
     def _when(self) -> str:
-        want = self.want
+        want = self.exactly
         what = f"as of {both_clocks(want.at)}" if want.at else f"as of transaction {want.txid}" if want.txid else ""
         where = f"from {want.source}" if want.source else ""
         return " ".join(filter(None, (what, where))) or f"to the end of epoch {self.source}"
@@ -184,9 +172,11 @@ class Restoration:
     def warning(self) -> str:
         """What the operator is asked to agree to."""
         lost = "Everything written after it is undone" if self.want.fixed else "Nothing that is in the vault is undone"
+        host, files = self.host, sum(one["change"] in ("added", "changed") for one in self.plan.get("files") or ())
+        also = f", and {files} files of the same moment" if files else ""
         return (
-            f"This stops {self.promotion.service.name} on {self.host}, replaces its databases by copies {self._when}, "
-            f"and serves them as epoch {self.promotion.epoch}. {lost}; the present databases are kept on the host."
+            f"This stops {self.promotion.service.name} on {host}, replaces its databases by copies {self._when}{also},"
+            f" and serves them as epoch {self.promotion.epoch}. {lost}; what is there now is kept on the host."
         )
 
     def runbook(self) -> Runbook:
@@ -263,7 +253,7 @@ class Restoration:
 
     def swap(self) -> None:
         answer = self.site.hosts[self.host].verb("restore", *self._arguments, timeout=STAGE_S)
-        self.came = _from(answer)
+        self.came, self.files = _from(answer), answer.get("files") or {}
         self.kept = [str(item["kept"]) for item in answer["databases"] if item.get("kept")]
 
     def leased(self) -> Finding:
@@ -276,16 +266,15 @@ class Restoration:
 
     def outline(self) -> str:
         """What it would take, as the host sees it."""
-        seen = self.site.hosts[self.host].verb("restore", *self._arguments, "--plan", timeout=120)
+        seen = self.plan or self._look()
+        if "backup_at" in seen:
+            return outline(seen, self.site.clock.utc())
         room = f"free disk {seen['free_bytes'] >> 20} MB, needed {seen['need_bytes'] >> 20} MB"
         lines = [f"not from {one['from']}: {one['why']}" for one in seen.get("tried") or ()]
-        if "txids" in seen:
-            points = ", ".join(f"{name} at transaction {txid}" for name, txid in seen["txids"].items())
-            lines.append(f"From {seen['source']}, epoch {seen['epoch']}: {points}; {seen['files']} files.")
-            lines.append(f"{seen['bytes'] / 1e6:.1f} MB to read, about {seen['expected_s']:.0f} s; {room}.")
-            lines.append(f"Transactions behind that point in the replica, undone by it: {seen['transactions_lost']}.")
-        else:
-            lines.append(f"From {seen['source']}; {room}.")
+        points = ", ".join(f"{name} at transaction {txid}" for name, txid in seen["txids"].items())
+        lines.append(f"From {seen['source']}, epoch {seen['epoch']}: {points}; {seen['files']} files.")
+        lines.append(f"{seen['bytes'] / 1e6:.1f} MB to read, about {seen['expected_s']:.0f} s; {room}.")
+        lines.append(f"Transactions behind that point in the replica, undone by it: {seen['transactions_lost']}.")
         if seen["free_bytes"] < seen["need_bytes"]:
             lines.append("THE DISK IS TOO SMALL: it would be refused.")
         return "\n".join(lines)
@@ -303,6 +292,8 @@ class Restoration:
     def summary(self, outcome: Outcome) -> str:
         lines = [f"{self.host} serves epoch {self.promotion.epoch}, after {outcome.seconds:.1f} s."]
         lines.extend(f"The old database is at {path} on {self.host}." for path in self.kept)
+        if self.files.get("changed") or self.files.get("beside"):
+            lines.extend(told(self.host, self.files))
         lines.append(f"  next: {'fab reprotect' if self.promotion.missing else 'fab validate'}")
         return "\n".join(lines)
 
@@ -331,8 +322,7 @@ def _source(lease: Lease, want: Asked, begun: Begun | None) -> int:
 
 
 def _asked_by(begun: Begun) -> Asked:
-    context = begun.context
-    return Asked(context.get("at"), context.get("txid"), context.get("from"))
+    return Asked.of_context(begun.context)
 
 
 def _is_this(begun: Begun, promotion: Promotion, want: Asked) -> bool:

@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import apsw
@@ -224,7 +225,7 @@ def test_a_run_that_was_killed_is_cleaned_up_and_run_again(primary: Primary) -> 
         with bulk.open("wb") as file:
             for _ in range(200):
                 file.write(b"%d" % time.monotonic_ns() * 50_000)
-        argv = snapshots.backup_argv(repository, [bulk], host="a", kind="full", epoch=1)
+        argv = snapshots.backup_argv(repository, [bulk], host="a", kind="full", epoch=1, at=datetime.now(UTC))
         process = subprocess.Popen(argv, env=proc.child_environment(repository.environment), stdout=subprocess.DEVNULL)
         locks = repository.argv("list", "locks", "--no-lock", "--quiet")
         held = functools.partial(proc.run, locks, timeout=30, env=repository.environment)

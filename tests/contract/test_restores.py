@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -130,7 +131,7 @@ def test_staged_once_for_a_time_and_always_anew_for_the_end(history: History) ->
 def test_with_the_vault_gone_an_older_source_is_named_and_only_taken_when_agreed(history: History) -> None:
     with pytest.raises(Refused, match="the vault doesn't answer") as refused:
         history.restore(Want(1), vault=False)
-    assert "restic (local)" in str(refused.value) and "older-source" in str(refused.value.hint)
+    assert "(local)" in str(refused.value) and "older-source" in str(refused.value.hint)
     assert history.live() == list(range(1, 31))
     answer = history.restore(Want(1), vault=False, older=True)
     assert history.live() == list(range(1, 11)) and answer["source"] == "local"
@@ -221,3 +222,69 @@ def test_what_makes_no_sense_is_bad_input(at: str | None, txid: str | None, sour
 def test_transactions_are_read_as_numbers_and_as_litestream_writes_them() -> None:
     assert wanted(1, None, "4711", None).txid == 4711
     assert wanted(1, None, "0000000000001267", None).txid == 4711
+
+
+def test_files_and_the_database_of_one_moment_and_each_alone(history: History) -> None:
+    """Without the vault: neither replica nor catalogue can be read, and what restic kept tells what it holds."""
+    primary, root = history.primary, history.primary.root  # noqa: F811
+    service_env, log = root / "etc/lifeline/service.env", root / "var/log/x/audit.log"
+    primary.state_file.write_text("30")
+    (primary.state_file.parent / "new.json").write_text("{}")
+    with log.open("a") as file:
+        file.write("line 2\n")
+    config, doors = primary.host(), history.doors(vault=False)
+    plan = outline(config, doors, wanted(1, None, None, "local", ["state", "config", "logs"]))
+    assert {one["path"]: one["change"] for one in plan["files"]} == {
+        "/etc/lifeline/service.env": "same",
+        "/var/lib/x/state/positions.json": "changed",
+        "/var/log/x/audit.log": "beside",
+    }
+    assert plan["others"] == ["/var/lib/x/state/new.json"] and "note of what it holds" in plan["remarks"][0]
+
+    answer = history.restore(wanted(1, None, None, "local", ["state", "logs"]), vault=False)
+    done: dict[str, Any] = answer["files"]  # type: ignore[assignment]
+    assert primary.state_file.read_text() == "0" and history.live() == list(range(1, 31))
+    assert done["changed"] == ["/var/lib/x/state/positions.json"]
+    (kept,) = done["kept"]
+    assert (Path(kept) / "var/lib/x/state/positions.json").read_text() == "30"
+    beside = Path(str(done["beside"])) / "var/log/x/audit.log"
+    assert beside.read_text() == "line 1\n" and log.read_text() == "line 1\nline 2\n"
+
+    primary.state_file.write_text("31")
+    service_env.write_text("KEY=another\n")
+    want = wanted(1, None, None, "snapshot", ["database", "state"])
+    answer = history.restore(want)
+    assert history.live() == list(range(1, 11)) and primary.state_file.read_text() == "0"
+    assert service_env.read_text() == "KEY=another\n" and answer["databases"]
+
+
+def test_the_newest_backup_not_after_a_time_whatever_place_it_is_in(history: History) -> None:
+    primary, config = history.primary, history.primary.host()  # noqa: F811
+    shutil.rmtree(config.layout.state / "local")  # this host was rebuilt: the vault's is all there is
+    primary.state_file.write_text("30")
+    doors = history.doors()
+    plan = outline(config, doors, wanted(1, None, None, None, ["state"]))
+    assert plan["source"] == "snapshot" and plan["remarks"] == []
+    assert [one["from"] for one in plan["tried"]] == ["the backups (local)", "the backups (offsite)"]
+    with pytest.raises(LifelineError, match="no backup that old in vault; the first is of 20"):
+        outline(config, doors, wanted(1, "2001-01-01", None, "snapshot", ["state"]))
+    assert primary.state_file.read_text() == "30"
+
+
+def test_what_the_catalogue_and_a_backup_say_differently_is_not_restored(history: History) -> None:
+    primary = history.primary  # noqa: F811
+    (key,) = (key for key in primary.store.keys(f"catalogue/{primary.service}/") if key.endswith("-full.json"))
+    body = primary.store.read(key) or b""
+    primary.store.write(key, body.replace(b'"bytes": 1,', b'"bytes": 2,'))
+    primary.state_file.write_text("30")
+    with pytest.raises(DataBad, match="differ about what it holds"):
+        history.restore(wanted(1, None, None, "snapshot", ["state"]))
+    assert primary.state_file.read_text() == "30"
+
+
+def test_files_to_look_at(calm: History, tmp_path: Path) -> None:
+    config, want = calm.primary.host(), wanted(1, None, None, "local", ["state", "logs", "config", "database"])
+    found = inspect(config, calm.doors(), want, tmp_path / "look")
+    assert found["files"] == 3 and ids(Path(found["paths"]["trades"])) == list(range(1, 11))
+    assert (tmp_path / "look/var/lib/x/state/positions.json").read_text() == "0"
+    assert (tmp_path / "look/etc/lifeline/service.env").read_text() == "KEY=secret\n"

@@ -63,7 +63,7 @@ def test_a_prefix_is_read_with_its_owner_and_what_came_before(tmp_path: Path) ->
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that is healthy, and a Litestream that replicates, at once."""
-    monkeypatch.setattr(roles, "_await_service", lambda *_, **__: None)
+    monkeypatch.setattr(roles, "await_service", lambda *_, **__: None)
     monkeypatch.setattr(roles, "_await_replication", lambda *_: None)
 
 
@@ -168,7 +168,7 @@ def test_a_follower_that_is_being_finalized_does_not_come_back_at_a_boot(tmp_pat
 def test_an_unhealthy_service_is_an_error_that_names_its_log(tmp_path: Path) -> None:
     made = config(tmp_path, service=SLOW)
     with pytest.raises(StepFailed, match="not healthy") as caught:
-        roles._await_service(made, FakeSupervisor())  # type: ignore[arg-type]
+        roles.await_service(made, FakeSupervisor())  # type: ignore[arg-type]
     assert "genesis.log" in caught.value.hint
 
 

@@ -134,6 +134,52 @@ def test_restore_asks_refuses_and_shows(world: World) -> None:
     assert not world.actions
 
 
+def test_files_come_back_without_a_new_epoch(world: World) -> None:
+    site = world.process()
+    restore(site, only=("state",), yes=True)
+    assert list(world.actions) == ["stage", "put"] and world.lease is not None and world.lease.epoch == 1
+    text = said(site)
+    assert "From the full backup of 2025-12-31 22:00:00 UTC" in text and "119 min old" in text and "a remark" in text
+    assert "~ changed" in text and "= same" in text and "new.json (not in that backup)" in text
+    assert "What they replaced is in /kept/" in text
+    # What was looked at is what is put in place, whatever is backed up meanwhile.
+    assert all("2025-12-31T22:00:01Z" in words for words in world.words if "--plan" not in words)
+
+
+def test_files_are_asked_about_shown_and_left_alone_where_they_are_as_in_the_backup(world: World) -> None:
+    with pytest.raises(Refused, match="nothing was changed"):
+        restore(world.process(), only=("state",), ask=lambda _: "no")
+    restore(world.process(), only=("config", "state", "logs"), dry_run=True)
+    world.as_in_the_backup = True
+    site = world.process()
+    restore(site, only=("state",), yes=True)
+    assert "nothing to restore" in said(site) and not world.actions
+
+
+def test_database_and_files_of_one_moment(world: World) -> None:
+    site = world.process()
+    restore(site, source="local", only=("database", "state"), yes=True)
+    assert list(world.actions) == RESTORE_AT and world.lease is not None and world.lease.epoch == 2
+    assert "and 1 files of the same moment" in said(site)
+    swapped = next(words for words in world.words if "--stage" in words)
+    assert swapped[2:8] == ("--only", "database", "--only", "state", "--at", "2025-12-31T22:00:01Z")
+
+
+@pytest.mark.parametrize(
+    ("only", "more", "why"),
+    [
+        (("everything",), {}, "no part of a backup"),
+        (("state",), {"txid": "5"}, "have no transactions"),
+        (("logs",), {"source": "vault"}, "databases only"),
+        (("database", "state"), {}, "say which"),
+    ],
+)
+def test_parts_that_make_no_sense(world: World, only: tuple[str, ...], more: dict[str, str], why: str) -> None:
+    with pytest.raises(BadInput, match=why) as caught:
+        restore(world.process(), only=only, yes=True, **more)  # type: ignore[arg-type]
+    assert caught.value.hint and not world.asked
+
+
 def test_restored_data_that_is_bad_is_not_served(world: World) -> None:
     world.bad_data = True
     with pytest.raises(DataBad):

@@ -14,12 +14,13 @@ from lifeline.replica import Destination
 from tests.unit.hostkit import FakeVault, config
 
 VAULT = Destination("http://ams3.spaces.test/", "vault", False, "AK", "very-secret")
+AT = datetime(2026, 1, 2, 3, 4, 5, 1, tzinfo=UTC)
 REPOSITORY = snapshots.in_bucket("vault", "genesis", VAULT, Path("/etc/p"), Path("/c"))
 
 
 def test_no_secret_is_in_any_command_or_in_what_is_printed_of_a_repository() -> None:
     commands = [
-        snapshots.backup_argv(REPOSITORY, [Path("/x")], host="a", kind="full", epoch=3),
+        snapshots.backup_argv(REPOSITORY, [Path("/x")], host="a", kind="full", epoch=3, at=AT),
         snapshots.restore_argv(REPOSITORY, "abc", Path("/y"), ["/a"]),
         snapshots.forget_argv(REPOSITORY, ["abc"]),
         snapshots.check_argv(REPOSITORY, 10),
@@ -36,10 +37,15 @@ def test_the_repository_is_in_the_vault_and_addressed_as_the_vault_is() -> None:
 
 
 def test_a_full_backup_trusts_no_file_time() -> None:
-    full = snapshots.backup_argv(REPOSITORY, [Path("/x")], host="a", kind="full", epoch=3)
-    quick = snapshots.backup_argv(REPOSITORY, [Path("/x")], host="a", kind="incremental", epoch=3)
+    full = snapshots.backup_argv(REPOSITORY, [Path("/x")], host="a", kind="full", epoch=3, at=AT)
+    quick = snapshots.backup_argv(REPOSITORY, [Path("/x")], host="a", kind="incremental", epoch=3, at=AT)
     assert "--force" in full and "--force" not in quick
     assert full[-2:] == ["--", "/x"] and "epoch-0003" in full
+
+
+def test_a_snapshot_is_dated_by_its_moment_and_never_before_it() -> None:
+    argv = snapshots.backup_argv(REPOSITORY, [Path("/x")], host="a", kind="full", epoch=3, at=AT)
+    assert argv[argv.index("--time") + 1] == "2026-01-02 03:04:06" and REPOSITORY.environment["TZ"] == "UTC"
 
 
 def test_the_summary_is_found_among_the_noise() -> None:

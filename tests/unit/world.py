@@ -150,6 +150,8 @@ class World:
     bad_data: bool = False
     books: dict[str, Any] | LifelineError = field(default_factory=AGREE.copy)  # what the compare verb answers
     fence_waived: bool = False
+    as_in_the_backup: bool = False
+    words: list[tuple[str, ...]] = field(default_factory=list)  # of every `restore` that hosts were asked for
     clock: FakeClock = field(default_factory=FakeClock)
 
     def act(self, name: str, effect: Callable[[], None]) -> None:
@@ -385,6 +387,12 @@ class FakeRemote:
         state = self._state
         epoch = int(args[1]) if args[:1] == ("--epoch",) else 0
         name = "stage" if "--stage" in args else "outline" if "--plan" in args else verb
+        if verb == "restore":
+            self._world.words.append(args)
+            if name == "outline" and {"--only", "local", "snapshot"} & {*args}:
+                name = "outline-backup"
+            if name == "restore" and "--only" in args and "database" not in args:
+                name = "put"
         answer: dict[str, Any] = getattr(self, "_" + name.replace("-", "_"))(state, epoch)
         return json.loads(json.dumps(answer))  # type: ignore[no-any-return]
 
@@ -461,12 +469,38 @@ class FakeRemote:
 
     def _stage(self, state: HostState, epoch: int) -> dict[str, Any]:
         self._world.act("stage", lambda: None)
-        return {"changed": True, "epoch": epoch, "source_epoch": epoch, "databases": []}
+        files: dict[str, Any] = {"beside": None, "remarks": []}
+        return {
+            "changed": True,
+            "epoch": epoch,
+            "source": "vault",
+            "source_epoch": epoch,
+            "databases": [],
+            "files": files,
+        }
 
     def _outline(self, state: HostState, epoch: int) -> dict[str, Any]:
         room = {"free_bytes": 9 << 30, "need_bytes": 1 << 20, "tried": []}
         point = {"source": "vault", "epoch": epoch, "txids": {"trades": 5}, "files": 3, "bytes": 4096}
         return {**room, **point, "expected_s": 2.0, "transactions_lost": 0}
+
+    def _outline_backup(self, state: HostState, epoch: int) -> dict[str, Any]:
+        change = "same" if self._world.as_in_the_backup else "changed"
+        return {
+            **{"free_bytes": 9 << 30, "need_bytes": 1 << 20, "tried": [], "source": "local", "place": "local"},
+            **{"snapshot": "abc", "snapshot_at": "2025-12-31T22:00:01Z", "backup_at": "2025-12-31T22:00:00.120Z"},
+            **{"kind": "full", "host": OLD, "entry": None, "remarks": ["a remark"], "bytes": 70, "expected_s": 2.0},
+            "files": [
+                {"kind": "state", "path": "/var/lib/x/state/positions.json", "bytes": 70, "change": change},
+                {"kind": "state", "path": "/var/lib/x/state/tier.json", "bytes": 7, "change": "same"},
+            ],
+            "others": ["/var/lib/x/state/new.json"],
+        }
+
+    def _put(self, state: HostState, epoch: int) -> dict[str, Any]:
+        self._world.act("put", lambda: None)
+        done = {"changed": ["/var/lib/x/state/positions.json"], "kept": ["/kept/"], "beside": None, "remarks": []}
+        return {"changed": True, "epoch": epoch, "source": "local", "files": done, "databases": []}
 
     def _restore(self, state: HostState, epoch: int) -> dict[str, Any]:
         assert state.role == "none", "swapped under a running service"

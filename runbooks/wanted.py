@@ -1,0 +1,73 @@
+"""What an operator asked to have restored, and the words for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+STAGE_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A time (RFC 3339), a transaction, a source; none of them for the newest data. `only`: which parts of a backup."""
+
+    at: str | None = None
+    txid: str | None = None
+    source: str | None = None
+    only: tuple[str, ...] = ("database",)
+
+    @property
+    def databases(self) -> bool:
+        return "database" in self.only
+
+    @property
+    def from_backup(self) -> bool:
+        """Is it in an independent copy, not in a replica?"""
+        return self.source in ("snapshot", "local") or self.only != ("database",)
+
+    @property
+    def fixed(self) -> bool:
+        """Is it the same data whenever it is asked for?  Only then can it be made beside while the service goes on."""
+        return any((self.at, self.txid, self.from_backup))
+
+    def pinned(self, at: str, source: str) -> Asked:
+        """Exactly the backup of that time in that place, whatever is taken meanwhile."""
+        return replace(self, at=at, source=source)
+
+    def arguments(self) -> list[str]:
+        given = (("--at", self.at), ("--txid", self.txid), ("--from", self.source))
+        parts = [word for part in self.only for word in ("--only", part)] if self.only != ("database",) else []
+        return [*parts, *(word for flag, value in given if value for word in (flag, value))]
+
+    def command(self) -> str:
+        """To type the same again."""
+        words = [f"{word!r}" if " " in word else word for word in self.arguments()]
+        return " ".join(["fab restore", *words])
+
+    def context(self) -> dict[str, Any]:
+        """For a journal's first line."""
+        return {"at": self.at, "txid": self.txid, "from": self.source, "only": list(self.only)}
+
+    @classmethod
+    def of_context(cls, context: Mapping[str, Any]) -> Asked:
+        only = tuple(context.get("only") or ("database",))
+        return cls(context.get("at"), context.get("txid"), context.get("from"), only)
+
+
+def asked(at: str | None, txid: str | None, source: str | None, only: Sequence[str] = ()) -> Asked:
+    """From the command line; BadInput for what makes no sense, before anything is looked at."""
+    from lifeline.restores import wanted
+
+    want = wanted(1, at, txid, source, only)
+    return Asked(want.at, None if want.txid is None else str(want.txid), want.source, want.only)
+
+
+def both_clocks(at: str) -> str:
+    """A time in UTC and on the operator's clock: the one thing that must not be misread."""
+    moment = datetime.fromisoformat(at)
+    local = moment.astimezone()
+    here = "" if local.utcoffset() == timedelta(0) else f", {local:%Y-%m-%d %H:%M:%S} {local.tzname()} here"
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC{here}"
