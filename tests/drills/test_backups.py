@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 
+from lab.outsiders import Exchange
 from lifeline import inventory as inventories
 from lifeline import ltx
 from lifeline.vault import key_from_environment, open_store
@@ -22,9 +23,16 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def env(lab_session: Any) -> Iterator[Env]:
+def env(lab_session: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Env]:
+    """With the exchange open: validation holds the books against it."""
+    folder = tmp_path_factory.mktemp("exchange")
+    exchange = Exchange(folder / "book.db", folder / "log")
     with provisioned(dict(lab_session.env)) as env, mock.patch.dict("os.environ", env):
-        yield env
+        exchange.start()
+        try:
+            yield env
+        finally:
+            exchange.stop()
 
 
 def site() -> Site:
