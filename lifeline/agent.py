@@ -164,13 +164,14 @@ class Agent:
             if self._role != role:
                 return  # the role changed meanwhile: this answer is about the past
             if (lease.holder, lease.epoch) == (self.config.name, role.epoch):
-                self._confirmed(lease, begun)
-                self._renewed_at, self._failsafe = begun, False
+                if self._confirmed(lease, begun):
+                    self._renewed_at, self._failsafe = begun, False
             else:
                 self._known = Known(lease, self._known.valid_until)
 
-    def _confirmed(self, lease: Lease, begun: float) -> None:
-        """A renewal counts once successor and deadman know of it, never before: what serves on it, they can stop."""
+    def _confirmed(self, lease: Lease, begun: float) -> bool:
+        """A renewal counts once successor and deadman know of it, never before: what serves on it, they can stop.
+        False: it couldn't be noted, and doesn't count."""
         note = {"epoch": lease.epoch, "valid_until": valid_until(begun, lease)}
         try:
             arm(self.layout.run, begun + lease.ttl_s)
@@ -179,8 +180,9 @@ class Agent:
             path.with_suffix(".new").replace(path)
         except OSError as error:
             self._known = replace(self._known, error=f"a renewal can't be noted in {self.layout.run}: {error.strerror}")
-            return
+            return False
         self._known = Known(lease, valid_until(begun, lease))
+        return True
 
     def _on_the_standbys_word(self, role: RoleFile, error: str) -> None:
         """The lease store is away: what was confirmed holds for longer if the other host promises not to take over."""
@@ -195,9 +197,9 @@ class Agent:
         with self._lock:
             if self._role != role or self._known.lease != lease:
                 return
-            self._confirmed(lease, begun)
-            self._known = replace(self._known, error=error)
-            self._failsafe = True
+            if self._confirmed(lease, begun):
+                self._known = replace(self._known, error=error)
+                self._failsafe = True
 
     def promise(self, question: Mapping[str, Any]) -> float | None:
         """The standby's word to the holder that asks, seconds; None when it gives none."""

@@ -209,11 +209,6 @@ class Autopilot:
         lease = None if resumed or watched is None else watched.to_json()
         return {"take_over": {"reason": decision.reason, "lease": lease, "quiet_since": self.lease.since}}
 
-    def stop(self) -> None:
-        """A pilot that only stands by ends with its agent; one at work goes on, and its runbook can be resumed."""
-        if self._pilot is not None and self._order is None:
-            self._pilot.stop()
-
     # -- what others ask
 
     def status(self) -> dict[str, Any]:
