@@ -86,12 +86,15 @@ class World:
     def place(self, identity: str = "c1") -> Order:
         return self.desk.place(Ask(identity, "BTC", "buy", 5))
 
-    def rounds_until(self, reached: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+    def until(self, reached: Callable[[], bool], meanwhile: Callable[[], object] = lambda: None) -> None:
+        deadline = time.monotonic() + 30
         while not reached():
             assert time.monotonic() < deadline
-            self.courier.round(NEVER)
+            meanwhile()
             time.sleep(0.02)
+
+    def rounds_until(self, reached: Callable[[], bool]) -> None:
+        self.until(reached, lambda: self.courier.round(NEVER))
 
     def states(self) -> dict[str, str]:
         return {gateway.name: gateway.breaker.state for gateway in self.venue.gateways}
@@ -201,15 +204,13 @@ def test_an_exchange_that_flaps_executes_each_order_once(world: World) -> None:
 
         world.ill(DOWN)
         taken = pool.map(insist, range(24))
+        world.until(lambda: world.store.waiting()[0] > 0)  # at least one was queued while nothing answered
         for number, flap in enumerate(flaps * 2):
             world.ill(flap, flaps[(number + 2) % len(flaps)])
             time.sleep(0.05)  # how long each mood lasts: the fault itself
         states = set(taken)
     world.ill(FINE)
-    deadline = time.monotonic() + 15
-    while world.store.waiting() != (0, 0):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    world.until(lambda: world.store.waiting() == (0, 0))
     stop.set()
     runner.join(10)
     assert states <= {"filled", "queued"} and "queued" in states
