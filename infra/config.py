@@ -83,6 +83,7 @@ class PolicyConfig:
     partition_s: int
     service_down_s: int
     settle_s: int
+    check_every_s: int
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,7 @@ def _policy(section: Reader) -> PolicyConfig:
         partition_s=section.integer("partitionS", 0, 86400, default=30),
         service_down_s=section.integer("serviceDownS", 1, 86400, default=300),
         settle_s=section.integer("settleS", 0, 86400, default=900),
+        check_every_s=section.integer("checkEveryS", 0, 604800, default=3600),
     )
 
 

@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from lifeline import autopilot, failsafe, proc, trouble
+from lifeline import autopilot, failsafe, proc
 from lifeline.apply import follower_programs
 from lifeline.barrier import Barrier, ControlSocket, Stats
 from lifeline.copies import drop_kept, read_follower
@@ -30,8 +30,9 @@ from lifeline.errors import LifelineError, Unavailable
 from lifeline.fence import Judgement, Known, judge, valid_until
 from lifeline.layout import Config, Layout, RoleFile, load_config, read_json, read_role, write_role
 from lifeline.model import Lease
-from lifeline.roles import probe_health
+from lifeline.opinion import Opinion
 from lifeline.supervisor import Supervisor
+from lifeline.symptoms import Symptoms
 from lifeline.watching import Position, Watched, lag, progress
 
 GUARD_S = 0.25
@@ -89,7 +90,9 @@ class Agent:
         self._due: dict[str, float] = {}
         self._last_fence = ""
         self._role_since = now()
-        self._health = trouble.Health()
+        self._watched_role = self._role
+        self.symptoms = Symptoms(config, supervisor, now)
+        self.opinion = Opinion(config, now)
         self._failsafe = False
         self._peer_address = config.inventory.other(config.name).address
         self.promises = failsafe.Promises(self.layout.run / "promise.json", now)
@@ -131,6 +134,9 @@ class Agent:
             "last_fence": self._last_fence,
             "failsafe": self._failsafe,
             "pilot": self.autopilot.status(),
+            "symptoms": self.symptoms.to_json() if found.kind == "serve" else None,
+            "damage": None if (damage := self.symptoms.damage()) is None else {"id": damage.id, "says": damage.says},
+            "opinion": self.opinion.answer,
             "databases": {name: watched.to_json(self.now()) for name, watched in self.watched.items()},
         }
 
@@ -226,11 +232,10 @@ class Agent:
         serves = self.judgement().kind == "serve"
         with self._lock:
             role, lease = self._role, self._known.lease
-        wrong = trouble.of(
-            self.config.service.name, self._health, self.now(), self.config.inventory.policy.service_down_s
-        )
+        seen = self.symptoms if self._watched_role == role else None  # else it is about the past
+        wrong, damage = (seen.trouble(), seen.damage()) if seen else ("", None)
         left = self.promises.left_s()
-        return autopilot.Own(role, serves, lease, dict(self.watched), self._role_since, left, wrong)
+        return autopilot.Own(role, serves, lease, dict(self.watched), self._role_since, left, wrong, damage)
 
     def _new_pilot(self) -> autopilot.Pilot:
         return proc.Conversation([str(self.layout.bin / "lifeline-pilot")])
@@ -306,7 +311,7 @@ class Agent:
             if role != self._role:
                 log.info("role: %s, epoch %d", role.role, role.epoch)
                 self._role, self._known, self._renewed_at = role, Known(), None
-                self._role_since, self._failsafe, self._health = self.now(), False, trouble.Health()
+                self._role_since, self._failsafe = self.now(), False
 
     def _recall(self) -> None:
         """An agent that was restarted goes on with the deadline of its predecessor; /run is empty after a boot."""
@@ -327,11 +332,14 @@ class Agent:
             role = self._role
         if role.role == "standby":
             self._watch_follower(role.epoch)
+            self.opinion.look(self.autopilot.peer.answer, role.epoch)
         elif role.role == "primary":
             self._watch_litestream()
-            self._watch_service()
         else:
             self.watched = {}
+        if role.role != "standby":
+            self.opinion.forget()
+        self._watch_service(role)
 
     def _watch_follower(self, epoch: int) -> None:
         programs = {database: program for program, database in follower_programs(self.config.service).items()}
@@ -360,18 +368,13 @@ class Agent:
             watched[database.name] = found
         self.watched = watched
 
-    def _watch_service(self) -> None:
-        """Does it answer? Only while this host may serve: what the fence stopped is no trouble of the service's."""
-        service = self.config.service
-        if self.judgement().kind != "serve":
-            self._health = trouble.Health()
-            return
-        why_not, by_hand = probe_health(f"http://127.0.0.1:{service.port}{service.health}"), False
-        if why_not:
-            with contextlib.suppress(LifelineError):
-                state = self._supervisor().states().get(service.name)
-                by_hand = state is not None and state.stopped_by_hand
-        self._health = trouble.looked(self._health, self.now(), why_not, by_hand)
+    def _watch_service(self, role: RoleFile) -> None:
+        """Only while this host may serve: what the fence stopped is no trouble of the service's."""
+        if self._watched_role != role or self.judgement().kind != "serve":
+            self._watched_role = role
+            self.symptoms.forget()
+        else:
+            self.symptoms.look()
 
     def _watch_litestream(self) -> None:
         try:

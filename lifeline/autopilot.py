@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from lifeline import lookout
+from lifeline.damage import Damage
 from lifeline.decide import Act, Decision, LeaseState, View, decide
 from lifeline.errors import LifelineError
 from lifeline.layout import AGENT_PORT, Config, RoleFile
@@ -43,6 +44,7 @@ class Own:
     since: float
     promised_s: float = 0.0
     trouble: str = ""
+    damage: Damage | None = None
 
 
 class Pilot(Protocol):
@@ -147,6 +149,8 @@ class Autopilot:
             own_take=lease is not None and lease.taken_by == f"pilot:{self.me}",
             trouble=own.trouble,
             settled=now - own.since >= self.policy.settle_s,
+            damage=own.damage.says if own.damage else "",
+            proof=lookout.peer_proof(self.peer, own.damage, now),
         )
 
     # -- acting
@@ -237,7 +241,8 @@ class Autopilot:
             says = f"{self.decision.reason}; the hosts wait for a person's word"
             found.append({"name": f"{verb}-wanted", "says": says, "next": f"fab {verb} --yes"})
         if self.decision.act is Act.ALERT:
-            found.append({"name": "failover-impossible", "says": self.decision.reason, "next": "fab status"})
+            name = "data-damaged" if view.damage else "failover-impossible"
+            found.append({"name": name, "says": self.decision.reason, "next": self.decision.next})
         if self._problem["error"]:
             says = f"this host's take-over or hand-over stopped: {self._problem['error']}"
             found.append({"name": "failover-stuck", "says": says, "next": self._problem["hint"]})

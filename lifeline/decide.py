@@ -13,9 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from lifeline.damage import Proof
 from lifeline.model import FailoverPolicy, ModeName, Role
 
 LATE_RENEWALS = 2.5  # so many intervals without a renewal are no hiccup
+CLEAN_POINT = "fab restore --before-corruption"
 
 
 class Act(StrEnum):
@@ -80,7 +82,8 @@ class View:
     cloud says that the holder's droplet is off or gone; None: not known.  promised_s: what is left of this host's word
     not to take over.  own_take: the lease was taken for this host by its own pilot.  trouble: what is wrong with this
     host's own service, "" for nothing.  settled: it has been primary long enough that the trouble isn't what it was
-    promoted into.
+    promoted into.  damage: what is wrong with its data, "" for nothing; proof: what the other host found of the
+    vault's copy since.
     """
 
     me: str
@@ -98,15 +101,18 @@ class View:
     own_take: bool = False
     trouble: str = ""
     settled: bool = True
+    damage: str = ""
+    proof: Proof = Proof.NONE
 
 
 @dataclass(frozen=True)
 class Decision:
-    """``wanted``: with ASK, what it would do."""
+    """``wanted``: with ASK, what it would do.  ``next``: with ALERT, the command that helps."""
 
     act: Act
     reason: str
     wanted: Act | None = None
+    next: str = "fab status"
 
 
 def decide(view: View, policy: FailoverPolicy) -> Decision:
@@ -177,6 +183,8 @@ def _promote(view: View, why: str) -> Decision:
 def _primary(view: View, policy: FailoverPolicy) -> Decision:
     if view.lease is not LeaseState.MINE:
         return Decision(Act.HOLD, "this host's right to serve is the fence's business")
+    if view.damage:
+        return _damaged(view)
     if not view.trouble:
         return Decision(Act.HOLD, f"{view.me} is primary, epoch {view.epoch}, and well")
     if not view.settled:
@@ -184,6 +192,21 @@ def _primary(view: View, policy: FailoverPolicy) -> Decision:
     if view.peer is not PeerState.STANDBY:
         return Decision(Act.ALERT, f"{view.trouble}; there is no standby to hand over to ({view.peer})")
     return Decision(Act.HAND_OVER, view.trouble)
+
+
+def _damaged(view: View) -> Decision:
+    """Litestream copies what SQLite writes: the vault, and so the standby, may have the damage too.  Then to hand over
+    would only stop what still answers."""
+    says = f"the data of {view.me} is damaged: {view.damage}"
+    if not view.settled:
+        return Decision(Act.ALERT, f"{says}; soon after it was promoted, so it came along", next=CLEAN_POINT)
+    if view.proof is Proof.DAMAGED:
+        return Decision(Act.ALERT, f"{says}; and so is the vault's newest copy: go back in time", next=CLEAN_POINT)
+    if view.peer is not PeerState.STANDBY:
+        return Decision(Act.ALERT, f"{says}; there is no standby to hand over to ({view.peer})", next=CLEAN_POINT)
+    if view.proof is Proof.CLEAN:
+        return Decision(Act.HAND_OVER, f"{says}; the vault's newest copy was restored on the standby, and is clean")
+    return Decision(Act.ALERT, f"{says}; the standby is looking whether the vault's copy is clean", next=CLEAN_POINT)
 
 
 def _none(view: View, policy: FailoverPolicy) -> Decision:

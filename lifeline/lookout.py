@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
+from lifeline.damage import Damage, Proof, proof_for
 from lifeline.decide import LATE_RENEWALS, CopyState, LeaseState, PeerState, Witness
 from lifeline.model import FailoverPolicy, Lease, ModeName
 
@@ -84,8 +85,17 @@ def peer_state(watch: PeerWatch, now: float) -> PeerState:
         return PeerState.SILENT
     if watch.answer.get("judgement") == "serve":
         return PeerState.SERVES
-    stalled = any(found.get("stalled") for found in (watch.answer.get("databases") or {}).values())
-    return PeerState.STANDBY if watch.answer.get("role") == "standby" and not stalled else PeerState.IDLE
+    databases = (watch.answer.get("databases") or {}).values()
+    # One that can't see the vault could do no better: its lag isn't known.
+    ready = bool(databases) and all(found.get("lag_s") is not None and not found.get("stalled") for found in databases)
+    return PeerState.STANDBY if watch.answer.get("role") == "standby" and ready else PeerState.IDLE
+
+
+def peer_proof(watch: PeerWatch, found: Damage | None, now: float) -> Proof:
+    """What the other host says of the vault's copy, after this one found its own data damaged."""
+    age = watch.age_s(now)
+    fresh = watch.answer is not None and age is not None and age <= PEER_FRESH_S
+    return proof_for(found, (watch.answer or {}).get("opinion")) if fresh else Proof.NONE
 
 
 class Followed(Protocol):

@@ -206,7 +206,8 @@ class FailoverPolicy:
 
     ``mode``: do the hosts fail over by themselves, or ask?  ``partition_s``: a silence shorter than that is waited out.
     ``service_down_s``: so long a primary tries to recover its service before it hands over.  ``settle_s``: so long
-    after a promotion it hands nothing over: trouble that came along isn't the host's.
+    after a promotion it hands nothing over: trouble that came along isn't the host's.  ``check_every_s``: so often it
+    checks its own databases for damage; 0: only when something points at it.
     """
 
     lease_ttl_s: float
@@ -217,6 +218,7 @@ class FailoverPolicy:
     partition_s: float = 30.0
     service_down_s: float = 300.0
     settle_s: float = 900.0
+    check_every_s: float = 3600.0
 
     @classmethod
     def read(cls, at: At) -> FailoverPolicy:
@@ -237,6 +239,7 @@ class FailoverPolicy:
             partition_s=at.number("partition_s", cls.partition_s, least=0),
             service_down_s=at.number("service_down_s", cls.service_down_s, least=1),
             settle_s=at.number("settle_s", cls.settle_s, least=0),
+            check_every_s=at.number("check_every_s", cls.check_every_s, least=0),
         )
 
     def alternatives(self) -> tuple[frozenset[str], ...]:

@@ -29,3 +29,8 @@ def of(service: str, health: Health, now: float, down_s: float) -> str:
     if health.down_since is None or now - health.down_since < down_s:
         return ""
     return f"{service} has been down for {now - health.down_since:.0f} s and doesn't recover ({health.why})"
+
+
+def together(*found: str) -> str:
+    """Several troubles in one line; "" for none."""
+    return "; ".join(words for words in found if words)

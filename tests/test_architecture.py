@@ -54,6 +54,8 @@ PURE = (
     "lifeline.schedule",
     "lifeline.alerts",
     "lifeline.triggers",
+    "lifeline.trouble",
+    "lifeline.damage",
 )
 IMPURE_MODULES = frozenset(
     {

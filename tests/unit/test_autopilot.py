@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from lifeline.autopilot import Autopilot, Doors, Own
+from lifeline.damage import Damage
 from lifeline.errors import LifelineError, Unavailable
 from lifeline.layout import RoleFile
 from lifeline.model import Lease, Mode
 from lifeline.watching import Watched
 from tests.unit.hostkit import config, lease
 
+READY = {"judgement": "idle", "role": "standby", "databases": {"trades": {"lag_s": 0.1, "stalled": False}}}
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -48,12 +50,13 @@ class Standby:
         self.lease = replace(self.lease, mode=Mode(mode, "x"))  # type: ignore[arg-type]
         self.peer: Mapping[str, Any] | None = {"judgement": "serve", "role": "primary"}
         self.role, self.serves, self.trouble = RoleFile("standby", 1), False, ""
+        self.damage: Damage | None = None
         self.pilots: list[FakePilot] = []
         near = {"trades": Watched(7, 7, 1, 1, lag_s=0.1)}
         doors = Doors(self.read, lambda: self.peer, self.new_pilot)
         self.autopilot = Autopilot(
             config(root, "backup-singapore"),
-            lambda: Own(self.role, self.serves, self.lease, near, 0.0, 0.0, self.trouble),
+            lambda: Own(self.role, self.serves, self.lease, near, 0.0, 0.0, self.trouble, self.damage),
             doors,
             lambda: self.clock,
             lambda: NOW + timedelta(seconds=self.clock),
@@ -176,7 +179,7 @@ def test_a_primary_in_trouble_hands_over_to_a_standby(tmp_path: Path) -> None:
     primary = Standby(tmp_path)
     primary.role, primary.serves, primary.trouble = RoleFile("primary", 1), True, "genesis is down for 300 s"
     primary.lease = replace(primary.lease, holder="backup-singapore")
-    primary.peer = {"judgement": "idle", "role": "standby", "databases": {}}
+    primary.peer = READY
     assert primary.pass_(1) == "hand-over"
     assert primary.pilots[0].orders == [{"hand_over": {"reason": "genesis is down for 300 s"}}]
 
@@ -185,3 +188,20 @@ def test_a_zombie_follows_whoever_serves(standby: Standby) -> None:
     standby.role = RoleFile("none", 1)
     assert standby.pass_(1) == "rejoin"
     assert "rejoin" in standby.pilots[0].orders[0]
+
+
+def test_damaged_data_is_handed_over_only_when_the_vaults_copy_was_proved_clean_since(tmp_path: Path) -> None:
+    primary = Standby(tmp_path)
+    primary.role, primary.serves, primary.damage = RoleFile("primary", 1), True, Damage("now", "page 7 is torn")
+    primary.lease = replace(primary.lease, holder="backup-singapore")
+    for opinion in (None, {"id": "earlier", "verdict": "PASS"}, {"id": "now", "verdict": "UNKNOWN"}):
+        primary.peer = {**READY, "opinion": opinion}
+        assert primary.pass_(1) == "alert"
+    (alert,) = primary.autopilot.status()["alerts"]
+    assert alert["name"] == "data-damaged" and alert["next"] == "fab restore --before-corruption"
+    assert "page 7 is torn" in alert["says"] and not primary.pilots
+    primary.peer = {**READY, "opinion": {"id": "now", "verdict": "FAIL"}}
+    assert primary.pass_(1) == "alert" and "vault's newest copy" in primary.autopilot.decision.reason
+    primary.peer = {**READY, "opinion": {"id": "now", "verdict": "PASS"}}
+    assert primary.pass_(1) == "hand-over"
+    assert "hand_over" in primary.pilots[0].orders[0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from lifeline.damage import Proof
 from lifeline.decide import Act, CopyState, LeaseState, PeerState, View, Witness, decide
 from lifeline.model import FailoverPolicy
 
@@ -44,6 +45,15 @@ TABLE = (
     Row("half a take-over goes on, by hand too", lambda v: _own(v), Act.RESUME, "isn't finished"),
     # The primary
     Row("its right is the fence's", lambda v: v.role == "primary" and v.lease is not L.MINE, Act.HOLD, "fence"),
+    Row("damage came along", lambda v: _hurt(v) and not v.settled, Act.ALERT, "soon after it was promoted"),
+    Row("damage in the vault too", lambda v: _hurt(v) and v.proof is Proof.DAMAGED, Act.ALERT, "go back in time"),
+    Row("damage, and no standby", lambda v: _hurt(v) and v.peer is not P.STANDBY, Act.ALERT, "no standby"),
+    Row("damage, the copy not known", lambda v: _hurt(v) and v.proof is Proof.NONE, Act.ALERT, "is looking"),
+    Row(
+        "damage, paused", lambda v: _hurt(v) and v.mode == "paused", Act.HOLD, "paused, else: the data of b is damaged"
+    ),
+    Row("damage, by hand", lambda v: _hurt(v) and v.mode == "manual", Act.ASK, "is clean"),
+    Row("damage, the copy proved clean", lambda v: _hurt(v), Act.HAND_OVER, "is clean"),
     Row("a primary that is well", lambda v: v.role == "primary" and not v.trouble, Act.HOLD, "and well"),
     Row("trouble came along", lambda v: v.role == "primary" and not v.settled, Act.ALERT, "soon after it was promoted"),
     Row("nobody to hand over to", lambda v: v.role == "primary" and v.peer is not P.STANDBY, Act.ALERT, "no standby"),
@@ -67,6 +77,10 @@ TABLE = (
     Row("lost, copy behind", lambda v: v.copy is C.BEHIND, Act.PROMOTE, "brought up from the vault first"),
     Row("lost", lambda v: True, Act.PROMOTE, ""),
 )
+
+
+def _hurt(view: View) -> bool:
+    return view.role == "primary" and bool(view.damage)
 
 
 def _own(view: View) -> bool:
@@ -93,6 +107,8 @@ def every_view() -> list[View]:
             views.append(view)
             if role == "primary":
                 views += [replace(view, trouble="broken"), replace(view, trouble="broken", settled=False)]
+                hurt = [replace(view, damage="page 7", proof=proof) for proof in Proof]
+                views += [*hurt, *(replace(one, settled=False) for one in hurt), replace(hurt[0], trouble="broken")]
             elif lease is L.MINE:
                 views.append(replace(view, own_take=True))
             elif lease in (L.LATE, L.EXPIRED, L.RELEASED):

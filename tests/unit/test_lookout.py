@@ -72,8 +72,11 @@ def test_an_old_answer_is_none() -> None:
     assert peer_state(said, 102) is PeerState.SERVES
     assert peer_state(said, 104) is PeerState.SILENT
     assert peer_state(PeerWatch(), 0) is PeerState.SILENT
-    standby = {"judgement": "idle", "role": "standby", "databases": {"t": {"stalled": False}}}
+    standby = {"judgement": "idle", "role": "standby", "databases": {"t": {"stalled": False, "lag_s": 0.2}}}
     assert peer_state(PeerWatch(standby, 100), 100) is PeerState.STANDBY
+    blind = {**standby, "databases": {"t": {"stalled": False, "lag_s": None}}}
+    for unready in (blind, {**standby, "databases": {}}):
+        assert peer_state(PeerWatch(unready, 100), 100) is PeerState.IDLE
     stalled = {**standby, "databases": {"t": {"stalled": True}}}
     assert peer_state(PeerWatch(stalled, 100), 100) is PeerState.IDLE
 
