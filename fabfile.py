@@ -288,12 +288,48 @@ def provision(_: Context, dry_run: bool = False) -> None:
         run(site, dry_run=dry_run)
 
 
-@verb(help={"scenario": "which disaster", "list": "the scenarios there are", "keep": "leave the lab up afterwards"})
-def drill(_: Context, scenario: str = "complete-failure", list: bool = False, keep: bool = False) -> None:
-    """Rehearse a disaster on the lab's hosts, and report measured RTO and RPO."""
+@verb(
+    help={
+        **{"scenario": "which disaster", "list": "the scenarios there are", "keep": "leave the lab up afterwards"},
+        **{"due": "which drills are due, by those that were held", "ical": "write the calendar to this file"},
+        "index": "write drills/index.html anew, the page over all drills",
+    }
+)
+def drill(
+    _: Context,
+    scenario: str = "complete-failure",
+    list: bool = False,
+    keep: bool = False,
+    due: bool = False,
+    ical: str = "",
+    index: bool = False,
+) -> None:
+    """Rehearse a disaster on the lab's hosts, and report measured RTO and RPO; or say which drills are due."""
     from lab.drill import main
 
+    if due or ical or index:
+        from lab.almanac import almanac
+
+        sys.exit(almanac(due=due, ical=ical, index=index))
     sys.exit(main(scenario, keep=keep, list_only=list))
+
+
+@verb(
+    help={
+        "action": "verify: was any of it changed or dropped? seal: put on the chain what isn't",
+        "json": "for programs",
+    }
+)
+def evidence(_: Context, action: str, json: bool = False) -> None:
+    """Journals, drills' reports and incidents, chained and off-site: fab evidence verify, fab evidence seal."""
+    from runbooks.doors import open_site
+    from runbooks.evidence import seal, vaults, verify
+
+    if action not in ("verify", "seal"):
+        raise BadInput(f'"{action}" is nothing to do with evidence', hint="fab evidence verify, or fab evidence seal")
+    with open_site() as site:
+        stores = vaults(site.inventory)
+        seal(site, stores) if action == "seal" else verify(site, stores, as_json=json)
 
 
 @verb(fallback="fab lab.status")
@@ -337,5 +373,5 @@ lab.add_task(env)
 lab.add_task(lab_status, name="status")
 
 in_an_incident = (failover, switchover, failback, reprotect, restore, dns, validate, status, forks, pause, resume, mode)
-in_quiet_times = (backup, backups, verify, prune, inventory, provision, drill)
+in_quiet_times = (backup, backups, verify, prune, inventory, provision, drill, evidence)
 namespace = Collection(*in_an_incident, *in_quiet_times, lab)

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Each object under these stands for itself.
-EXPIRING = ("journal/", "drills/", "exports/", "logs/", "forks/")
+EXPIRING = ("journal/", "drills/", "exports/", "logs/", "forks/", "incidents/")
 # Each object under these is part of something larger.
 # The catalogue says which backup was proved last: that must not go because it is old. `lifeline-host prune` keeps it.
-NEVER_EXPIRING = ("replica/", "snapshots/", "bundle/", "inventory/", "catalogue/")
+NEVER_EXPIRING = ("replica/", "snapshots/", "bundle/", "inventory/", "catalogue/", "evidence/")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ class Seen:
     offsite: Mapping[str, Any] | None = None
     """The mirror's last look at everything."""
     unguarded: bool = False
+    drills: Sequence[Mapping[str, Any]] = ()
+    """Drills that are overdue: {"name", "says", "next"}."""
 
 
 DISK_FACTOR, DISK_EXTRA = 2.2, 256 << 20  # a restored copy beside the live one, and what is kept
@@ -65,7 +67,7 @@ def judge(seen: Seen) -> list[Alert]:
     """Every alert there is reason for."""
     return [
         *(*_failover(seen), *_guarded(seen), *_forks(seen), *_jobs(seen), *_room(seen)),
-        *(*_replica(seen), *_verified(seen), *_offsite(seen)),
+        *(*_replica(seen), *_verified(seen), *_offsite(seen), *_drills(seen)),
     ]
 
 
@@ -157,6 +159,13 @@ def _offsite(seen: Seen) -> Iterable[Alert]:
     if float(beyond.get("overdue_days") or 0) > OVERDUE_DAYS:
         says = f"the off-site vault holds what should have gone {beyond['overdue_days']:.0f} days ago, and costs more"
         yield Alert("offsite-grown", says, "fab prune --offsite")
+
+
+def _drills(seen: Seen) -> Iterable[Alert]:
+    """Told by one host: both see the same calendar."""
+    if seen.role == "primary":
+        for one in seen.drills:
+            yield Alert(f"drill-overdue-{one['name']}", str(one["says"]), str(one["next"]))
 
 
 def by_catalogue(alert: Alert) -> bool:

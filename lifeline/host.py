@@ -120,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     prune.add_argument("--dry-run", action="store_true", help="only say what would go")
     kept = verb("logs", _logs, "set logs aside, bring them into the vault, delete old ones that are there")
     kept.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    verb("evidence", _evidence, "put on the chain of evidence what came to the vault since")
     verb("catalogue", _catalogue, "when each job last succeeded, as the vault has it")
     verb("sentinel", _sentinel, "note the time in every database, for the age of what a restore finds")
     restore = verb("restore", _restore, "restore beside, verify, swap", epoch=True)
@@ -366,8 +367,23 @@ def _logs(layout: Layout, arguments: argparse.Namespace) -> Answer:
     return answer
 
 
+def _evidence(layout: Layout, _: argparse.Namespace) -> Answer:
+    from lifeline import evidence, host_stores
+    from lifeline.layout import read_json, write_file
+
+    config, role = load_config(layout), read_role(layout)
+    if role.role != "primary":
+        return {"skipped": f"{config.name} is {role.role}, not primary"}
+    offsite, path = host_stores.open_offsite_store(config), layout.state / "evidence-known.json"
+    known = evidence.recalled(read_json(path), offsite.where)
+    vault, service = host_stores.open_vault_store(config), config.service.name
+    known, keys = evidence.seal(vault, offsite, service, config.name, lambda: datetime.now(UTC), known)
+    write_file(path, json.dumps(evidence.noted(known, offsite.where)))
+    return {"sealed": keys, "entry": known.head.number if known.head else None}
+
+
 def _catalogue(layout: Layout, _: argparse.Namespace) -> Answer:
-    from lifeline import catalogue
+    from lifeline import catalogue, held
     from lifeline.host_stores import open_vault_store
 
     config = load_config(layout)
@@ -376,7 +392,8 @@ def _catalogue(layout: Layout, _: argparse.Namespace) -> Answer:
     verified = [catalogue.parse(key, store.get(key).body) for key in catalogue.verified_keys(keys)[:14]]
     newest = next(iter(catalogue.entry_keys(keys)), None)
     mirrored = _readable(store, catalogue.offsite_key(config.service.name))
-    return catalogue.summary(keys, verified, _readable(store, newest) if newest else None, mirrored)
+    answer = catalogue.summary(keys, verified, _readable(store, newest) if newest else None, mirrored)
+    return {**answer, "drills": held.overdue(store, datetime.now(UTC))}
 
 
 def _readable(store: Store, key: str) -> Answer | None:

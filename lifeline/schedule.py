@@ -17,6 +17,7 @@ from lifeline.model import WEEKDAYS, BackupPolicy, Role
 AFTER_COMPACTION = timedelta(seconds=8)
 AHEAD = timedelta(minutes=5)  # how far clocks of two hosts may differ
 AT_ONCE_AGAIN = timedelta(minutes=10)
+HOURLY = ("logs", "evidence")
 RETRY = (timedelta(minutes=5), timedelta(minutes=15), timedelta(minutes=30))
 
 
@@ -40,6 +41,7 @@ JOBS = (
     Job("logs", "standby", ("logs",), timedelta(minutes=60)),
     Job("offsite", "primary", ("offsite",), timedelta(minutes=15)),
     Job("prune", "primary", ("prune",), timedelta(hours=24)),
+    Job("evidence", "primary", ("evidence",), timedelta(hours=24)),
     Job("verify-weekly", "standby", ("prove", "--scheduled", "--weekly"), timedelta(hours=12), ("verify",)),
     Job("verify", "standby", ("prove", "--scheduled"), timedelta(hours=6)),
 )
@@ -68,7 +70,7 @@ def slot(job: Job, policy: BackupPolicy, now: datetime) -> datetime:
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if job.name == "backup-incremental":
         return midnight + timedelta(hours=now.hour // policy.every_hours * policy.every_hours)
-    if job.name == "logs":
+    if job.name in HOURLY:
         return midnight + timedelta(hours=now.hour)
     if job.name == "offsite":
         first, every = midnight + AFTER_COMPACTION, timedelta(seconds=policy.offsite_every_s)
@@ -85,7 +87,7 @@ def following(job: Job, policy: BackupPolicy, success: datetime) -> datetime:
     """The first slot that a success at this time didn't serve."""
     period = {
         "backup-incremental": timedelta(hours=policy.every_hours),
-        "logs": timedelta(hours=1),
+        **dict.fromkeys(HOURLY, timedelta(hours=1)),
         "offsite": timedelta(seconds=policy.offsite_every_s),
         "verify-weekly": timedelta(days=7),
     }.get(job.name, timedelta(days=1))

@@ -56,6 +56,16 @@ class Info:
     modified: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of an object, as a bucket with versioning keeps it; ``marker``: it says that it was deleted."""
+
+    key: str
+    etag: str
+    modified: datetime
+    marker: bool = False
+
+
 @dataclass(frozen=True)
 class Object:
     """A whole object in memory."""
@@ -88,6 +98,9 @@ class Store(Protocol):
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[Info]:
         """Objects under a prefix in the order of their keys, those behind the key ``after`` only."""
+
+    def versions(self, prefix: str) -> Iterator[Version]:
+        """Every version under a prefix that the bucket still keeps, in no order. Without versioning, the objects."""
 
     def put(self, key: str, body: bytes, *, content_type: str = "application/octet-stream") -> str:
         """Write whatever is there; returns the ETag."""
@@ -133,6 +146,7 @@ class MemoryStore:
     def __init__(self, name: str = "memory") -> None:
         self._name = name
         self._objects: dict[str, Object] = {}
+        self._versions: list[Version] = []
         self._lock = threading.Lock()
         self.asked: Counter[str] = Counter()
 
@@ -163,6 +177,12 @@ class MemoryStore:
         self.asked["ListObjectsV2"] += 1 + max(0, len(infos) - 1) // PAGE
         yield from infos
 
+    def versions(self, prefix: str) -> Iterator[Version]:
+        self.asked["ListObjectVersions"] += 1
+        with self._lock:
+            found = [version for version in self._versions if version.key.startswith(prefix)]
+        yield from found
+
     def put(self, key: str, body: bytes, *, content_type: str = "application/octet-stream") -> str:
         with self._lock:
             return self._write(key, body)
@@ -182,14 +202,14 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         self.asked["DeleteObject"] += 1
         with self._lock:
-            self._objects.pop(key, None)
+            self._hide(key)
 
     def delete_all(self, keys: Iterable[str]) -> int:
         wanted = list(keys)
         self.asked["DeleteObjects"] += -(-len(wanted) // PAGE)
         with self._lock:
             for key in wanted:
-                self._objects.pop(key, None)
+                self._hide(key)
         return len(wanted)
 
     def upload(self, source: BinaryIO, key: str, *, size: int = -1, progress: Progress | None = None) -> None:
@@ -201,5 +221,10 @@ class MemoryStore:
     def _write(self, key: str, body: bytes) -> str:
         self.asked["PutObject"] += 1
         etag = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
-        self._objects[key] = Object(bytes(body), Info(key, len(body), etag, datetime.now(UTC)))
+        self._objects[key] = Object(bytes(body), info := Info(key, len(body), etag, datetime.now(UTC)))
+        self._versions.append(Version(key, etag, info.modified))
         return etag
+
+    def _hide(self, key: str) -> None:
+        if self._objects.pop(key, None) is not None:
+            self._versions.append(Version(key, "", datetime.now(UTC), marker=True))

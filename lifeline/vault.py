@@ -25,7 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from lifeline.errors import BadConfig, Unavailable
 from lifeline.model import Key, StoreRef
-from lifeline.store import PAGE, Conflict, Denied, Info, Missing, Object, Progress, Store
+from lifeline.store import PAGE, Conflict, Denied, Info, Missing, Object, Progress, Store, Version
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -153,6 +153,20 @@ class S3Store:
                 after = item["Key"]
                 yield Info(after, item["Size"], item["ETag"], item["LastModified"])
             size, more = _PAGE, page["IsTruncated"]
+
+    def versions(self, prefix: str) -> Iterator[Version]:
+        pages = iter(
+            self._client.get_paginator("list_object_versions").paginate(Bucket=self._ref.bucket, Prefix=prefix)
+        )
+        while True:
+            with self._errors("list versions of", prefix):
+                page = next(pages, None)
+            if page is None:
+                return
+            for item in page.get("Versions", []):
+                yield Version(item["Key"], item["ETag"], item["LastModified"])
+            for gone in page.get("DeleteMarkers", []):
+                yield Version(gone["Key"], "", gone["LastModified"], marker=True)
 
     def put(self, key: str, body: bytes, *, content_type: str = "application/octet-stream") -> str:
         with self._errors("write", key):

@@ -53,6 +53,8 @@ PURE = (
     "lifeline.ledger",
     "lifeline.schedule",
     "lifeline.alerts",
+    "lifeline.duties",
+    "lifeline.objectives",
     "lifeline.triggers",
     "lifeline.trouble",
     "lifeline.damage",

@@ -66,6 +66,11 @@ class StoreSuite:
         assert list(keys(store, "")) == ["kept"]
         assert store.delete_all([]) == 0
 
+    def test_versions_of_what_is_there_are_told(self, store: Store):
+        etags = {key: store.put(key, key.encode()) for key in ("v/a", "v/b", "w/c")}
+        found = {version.key: version.etag for version in store.versions("v/") if not version.marker}
+        assert found == {key: etag for key, etag in etags.items() if key.startswith("v/")}
+
     def test_what_it_asks_is_counted(self, store: Store):
         before = store.asked.copy()
         store.put("k", b"1")

@@ -56,7 +56,7 @@ class Host:
             if self.catalogue_down:
                 raise StepFailed("the vault doesn't answer")
             return {"successes": {**self.successes, **self.forced}, "verification": self.verification}
-        if words[0] in ("offsite", "prune", "logs"):
+        if words[0] in ("offsite", "prune", "logs", "evidence"):
             self.others.append(words[0])
             if words[0] == "offsite" and self.mirror_broken:
                 raise StepFailed("the off-site vault doesn't answer")

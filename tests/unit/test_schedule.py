@@ -17,12 +17,16 @@ BY_NAME = {job.name: job for job in JOBS}
 
 
 def due(role: Role, successes: dict[str, datetime], attempts: dict[str, Attempt], now: datetime) -> schedule.Due | None:
-    """What is due besides mirror, pruning and logs, which were just done."""
-    return schedule.due(role, POLICY, {"offsite": now, "prune": now, "logs": now, **successes}, attempts, now)
+    """What is due besides mirror, pruning, logs and evidence, which were just done."""
+    return schedule.due(role, POLICY, {**just_done(now), **successes}, attempts, now)
 
 
 def late(successes: dict[str, datetime], since: datetime, now: datetime) -> list[tuple[schedule.Job, datetime]]:
-    return schedule.late("primary", POLICY, {"offsite": now, "prune": now, "logs": now, **successes}, since, now)
+    return schedule.late("primary", POLICY, {**just_done(now), **successes}, since, now)
+
+
+def just_done(now: datetime) -> dict[str, datetime]:
+    return dict.fromkeys(("offsite", "prune", "logs", "evidence"), now)
 
 
 def at(text: str) -> datetime:
@@ -37,6 +41,7 @@ def at(text: str) -> datetime:
         ("backup-incremental", "2026-01-02 03:59", "2026-01-02 00:00"),
         ("backup-incremental", "2026-01-02 04:00", "2026-01-02 04:00"),
         ("logs", "2026-01-02 03:59", "2026-01-02 03:00"),
+        ("evidence", "2026-01-02 03:59", "2026-01-02 03:00"),
         ("verify", "2026-01-02 02:59", "2026-01-01 03:00"),
         ("verify-weekly", "2026-01-02 12:00", "2025-12-28 03:00"),  # a Friday: the Sunday before
         ("verify-weekly", "2026-01-04 03:00", "2026-01-04 03:00"),
