@@ -288,30 +288,42 @@ def provision(_: Context, dry_run: bool = False) -> None:
         run(site, dry_run=dry_run)
 
 
-@verb(
-    help={
-        **{"scenario": "which disaster", "list": "the scenarios there are", "keep": "leave the lab up afterwards"},
-        **{"due": "which drills are due, by those that were held", "ical": "write the calendar to this file"},
-        "index": "write drills/index.html anew, the page over all drills",
-    }
-)
+DRILL = {
+    "scenario": "which disaster",
+    "list": "the scenarios there are",
+    "keep": "leave the lab up afterwards",
+    "runs": "so many times on one pair of hosts: a series",
+    "ttl": "seconds of the lease in a series (default 30)",
+    "mb": "fill the database to so many megabytes before a series",
+    "page": "put the series' row into docs/failover.md",
+    "due": "which drills are due, by those that were held",
+    "ical": "write the calendar to this file",
+    "index": "write drills/index.html anew, the page over all drills",
+}
+
+
+@verb(help=DRILL)
 def drill(
     _: Context,
     scenario: str = "complete-failure",
     list: bool = False,
     keep: bool = False,
+    runs: int = 0,
+    ttl: int = 30,
+    mb: int = 0,
+    page: bool = False,
     due: bool = False,
     ical: str = "",
     index: bool = False,
 ) -> None:
-    """Rehearse a disaster on the lab's hosts, and report measured RTO and RPO; or say which drills are due."""
+    """Rehearse a disaster on the lab's hosts, once or in a series, and report what was measured; or what is due."""
     from lab.drill import main
 
     if due or ical or index:
         from lab.almanac import almanac
 
         sys.exit(almanac(due=due, ical=ical, index=index))
-    sys.exit(main(scenario, keep=keep, list_only=list))
+    sys.exit(main(scenario, keep=keep, list_only=list, runs=runs, ttl=ttl, mb=mb, page=page))
 
 
 @verb(

@@ -55,7 +55,7 @@ class Exchange:
         return f"http://{config.EXCHANGE_ADDRESSES[0]}:{EXCHANGE_PORT}"
 
     def start(self) -> None:
-        """Started afresh, with empty books; StepFailed when it doesn't answer."""
+        """Started afresh, with the books there are; StepFailed when it doesn't answer."""
         Group(EXCHANGE).remove()
         argv = [sys.executable, "-m", "services.genesis.exchange", "--data", str(self.data)]
         for address in config.EXCHANGE_ADDRESSES:

@@ -17,6 +17,8 @@ from lab.front import Front
 from lab.objectstore import specs
 from lab.servers import Every, HttpProbe, Server
 
+NOTED = "noted.log"  # time, from, to, method, path, status: what a drill's own eyes read
+
 
 @dataclass(frozen=True)
 class ProxySpec:
@@ -61,7 +63,7 @@ error_log stderr warn;
 events {{ worker_connections 4096; }}
 http {{
 {temporary}
-  access_log off;
+{_notes(spec)}
   default_type text/plain;
   server_tokens off;
 
@@ -83,6 +85,19 @@ http {{
 {fronts}
 }}
 """
+
+
+def _notes(spec: ProxySpec) -> str:
+    """Who asked the stores for what: all that changes something, and whatever concerns a lease. By address: whose key
+    it was is what the host says."""
+    return f"""
+  map "$request_method|$request_uri" $noted {{
+    default 1;
+    "~^(GET|HEAD)\\|[^?]*/lease/" 1;
+    "~^(GET|HEAD)\\|" 0;
+  }}
+  log_format noted "$msec\t$remote_addr\t$server_addr\t$request_method\t$request_uri\t$status";
+  access_log {spec.directory}/{NOTED} noted if=$noted;"""
 
 
 def _forward(spec: ProxySpec) -> str:

@@ -38,12 +38,12 @@ def document(drill: Drill, environment: Mapping[str, Any]) -> Document:
         "scenario": drill.scenario.name,
         "title": drill.scenario.title,
         "story": drill.scenario.story,
-        "stack": drill.inventory.stack if drill.inventory else None,
+        "stack": drill.stage.inventory.stack if drill.stage.inventory else None,
         "verdict": str(drill.verdict),
         "reasons": _reasons(drill),
         "criteria": [{"name": c.name, "verdict": str(c.verdict), "says": c.says} for c in criteria],
-        "started": stamp(drill.started),
-        "seconds": round(time.monotonic() - drill.begun, 1),
+        "started": stamp(drill.stage.started),
+        "seconds": round(time.monotonic() - drill.stage.begun, 1),
         "fault_at": stamp(datetime.fromtimestamp(fault.wall, UTC)) if fault else None,
         "fault": fault.evidence if fault else None,
         "rto": {
@@ -61,7 +61,7 @@ def document(drill: Drill, environment: Mapping[str, Any]) -> Document:
         "steps": steps,
         "writes": [list(second) for second in drill.writes()],
         "environment": dict(environment),
-        "logs": str(drill.logs),
+        "logs": str(drill.stage.logs),
     }
 
 

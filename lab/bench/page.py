@@ -93,11 +93,11 @@ def _cpu() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "a CPU without a name")
 
 
-def merge(page: str, title: str, section: str, order: Sequence[str]) -> str:
+def merge(page: str, title: str, section: str, order: Sequence[str], head: str = HEAD) -> str:
     """The page with this section in place of the one of the same title; what has a title nobody knows is dropped."""
     found = {text.partition("\n")[0]: f"## {text}" for text in re.split(r"^## ", page, flags=re.MULTILINE)[1:]}
     found[title] = section
-    return "\n".join([HEAD, *(found[name].rstrip("\n") + "\n" for name in order if name in found)])
+    return "\n".join([head, *(found[name].rstrip("\n") + "\n" for name in order if name in found)])
 
 
 def write(page: Path, section: Section, order: Sequence[str]) -> None:

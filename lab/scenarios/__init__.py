@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.scenarios.criteria import Criterion, Facts
-from lifeline.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,3 @@ def every() -> dict[str, Scenario]:
         if isinstance(scenario, Scenario):
             found[scenario.name] = scenario
     return found
-
-
-def named(name: str) -> Scenario:
-    """The scenario of that name; BadInput when there is none."""
-    scenarios = every()
-    if name not in scenarios:
-        raise BadInput(f'there is no scenario "{name}"; there are: {", ".join(scenarios)}', hint="fab drill --list")
-    return scenarios[name]

@@ -20,7 +20,7 @@ def judge(facts: Facts) -> list[Criterion]:
     return [
         criteria.under_load(facts),
         criteria.fault_happened(facts),
-        criteria.command_succeeded(facts),
+        criteria.command_succeeded(facts.recovery),
         criteria.writes_again(facts),
         criteria.served_elsewhere(facts),
         criteria.nothing_lost(facts),

@@ -59,7 +59,8 @@ def worst(criteria: Iterable[Criterion]) -> Verdict:
     return Verdict.PASS if verdicts == {Verdict.PASS} else Verdict.UNKNOWN
 
 
-def _criterion(name: str, holds: bool | None, says: str) -> Criterion:
+def criterion(name: str, holds: bool | None, says: str) -> Criterion:
+    """``holds`` None: there is no evidence."""
     verdict = Verdict.UNKNOWN if holds is None else Verdict.PASS if holds else Verdict.FAIL
     return Criterion(name, verdict, says)
 
@@ -67,7 +68,7 @@ def _criterion(name: str, holds: bool | None, says: str) -> Criterion:
 def under_load(facts: Facts, least: int = 50) -> Criterion:
     """The fault must hit a service at work: with no writes, nothing can be lost."""
     holds = facts.before >= least if facts.primary else None
-    return _criterion(
+    return criterion(
         "the service was at work when it was hit",
         # Too few writes prove too little: not a failure of the recovery, but no proof either.
         True if holds else None,
@@ -78,21 +79,20 @@ def under_load(facts: Facts, least: int = 50) -> Criterion:
 def fault_happened(facts: Facts) -> Criterion:
     """Otherwise the drill drilled nothing."""
     says = {None: "it was not reached", True: "seen by the lab", False: "the lab does not see it"}[facts.fault_seen]
-    return _criterion("the disaster happened", facts.fault_seen or None, says)
+    return criterion("the disaster happened", facts.fault_seen or None, says)
 
 
-def command_succeeded(facts: Facts) -> Criterion:
+def command_succeeded(recovery: Recovery | None) -> Criterion:
     """Exit code 0, every step of its journal proved, none waived."""
     name = "the recovery succeeded, and no proof was waived"
-    recovery = facts.recovery
     if recovery is None or recovery.code is None:
-        return _criterion(name, None, "the recovery was not begun, or its end was not seen")
+        return criterion(name, None, "the recovery was not begun, or its end was not seen")
     says = f"{recovery.command}: exit code {recovery.code}, {recovery.steps} steps in {recovery.seconds:.1f} s"
     for words, steps in (("failed", recovery.failed), ("waived", recovery.waived)):
         says += f"; {words}: {', '.join(steps)}" if steps else ""
     if recovery.code == 0 and not recovery.steps:
-        return _criterion(name, None, f"{says}: there is no journal of it")
-    return _criterion(name, recovery.code == 0 and not recovery.failed and not recovery.waived, says)
+        return criterion(name, None, f"{says}: there is no journal of it")
+    return criterion(name, recovery.code == 0 and not recovery.failed and not recovery.waived, says)
 
 
 def writes_again(facts: Facts) -> Criterion:
@@ -100,18 +100,18 @@ def writes_again(facts: Facts) -> Criterion:
     name = f"clients write again through the same name within {facts.targets.rto_max_s:g} s"
     if facts.rto_s is None:
         begun = facts.recovery is not None
-        return _criterion(name, False if begun else None, "no write through the public name read back after the fault")
+        return criterion(name, False if begun else None, "no write through the public name read back after the fault")
     missed = "" if facts.rto_s <= facts.targets.rto_target_s else f", target {facts.targets.rto_target_s:g} s missed"
-    return _criterion(name, facts.rto_s <= facts.targets.rto_max_s, f"after {facts.rto_s:.1f} s{missed}")
+    return criterion(name, facts.rto_s <= facts.targets.rto_max_s, f"after {facts.rto_s:.1f} s{missed}")
 
 
 def served_elsewhere(facts: Facts) -> Criterion:
     """Everything after the fault was answered by one host, and not by the one that was lost."""
     name = "one host answers after the fault, and not the lost one"
     if not facts.served_after or facts.primary is None:
-        return _criterion(name, None, "no write was acknowledged after the fault")
+        return criterion(name, None, "no write was acknowledged after the fault")
     served = ", ".join(sorted(facts.served_after))
-    return _criterion(name, len(facts.served_after) == 1 and facts.primary not in facts.served_after, f"by {served}")
+    return criterion(name, len(facts.served_after) == 1 and facts.primary not in facts.served_after, f"by {served}")
 
 
 def nothing_lost(facts: Facts) -> Criterion:
@@ -119,12 +119,12 @@ def nothing_lost(facts: Facts) -> Criterion:
     name = "nothing acknowledged is lost"
     judgement = facts.judgement
     if judgement is None or judgement.lost is None:
-        return _criterion(name, None, "what survived could not be read")
+        return criterion(name, None, "what survived could not be read")
     if not judgement.acknowledged:
-        return _criterion(name, None, "nothing was acknowledged")
+        return criterion(name, None, "nothing was acknowledged")
     rpo = f", back to {judgement.rpo_measured_s:g} s before the fault" if judgement.lost else ""
     says = f"{judgement.survived} of {judgement.acknowledged} acknowledged writes survived{rpo}"
-    return _criterion(name, not judgement.lost, says)
+    return criterion(name, not judgement.lost, says)
 
 
 def nothing_twice(facts: Facts) -> Criterion:
@@ -132,8 +132,8 @@ def nothing_twice(facts: Facts) -> Criterion:
     name = "nothing was done twice"
     judgement = facts.judgement
     if judgement is None or judgement.duplicated is None:
-        return _criterion(name, None, "what survived could not be read")
-    return _criterion(name, not judgement.duplicated, f"{len(judgement.duplicated)} duplicates")
+        return criterion(name, None, "what survived could not be read")
+    return criterion(name, not judgement.duplicated, f"{len(judgement.duplicated)} duplicates")
 
 
 def books_agree(facts: Facts) -> Criterion:
@@ -141,6 +141,6 @@ def books_agree(facts: Facts) -> Criterion:
     name = "the books agree with the exchange's"
     judgement = facts.judgement
     if judgement is None or judgement.unbooked is None or judgement.invented is None:
-        return _criterion(name, None, "one of the two could not be read")
+        return criterion(name, None, "one of the two could not be read")
     says = f"{len(judgement.unbooked)} executed and not booked, {len(judgement.invented)} booked and not executed"
-    return _criterion(name, not judgement.unbooked and not judgement.invented, says)
+    return criterion(name, not judgement.unbooked and not judgement.invented, says)

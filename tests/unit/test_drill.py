@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from lab import drill as drills
-from lab import scenarios
+from lab import scenarios, stage
 from lab.conduct import Command, Record, everything, pulumi_progress
 from lab.drill import Drill, Fault, Options
 from lab.outsiders import Client
 from lab.scenarios import complete_failure, criteria
 from lab.scenarios.criteria import Facts, Recovery
+from lab.stage import Stage
 from lifeline.errors import BadInput, StepFailed, Unproven
 from lifeline.ledger import Acknowledged, Survivor, judge
 from lifeline.model import Targets, Verdict
@@ -95,7 +96,7 @@ def test_nothing_shown_is_not_a_pass() -> None:
 def test_scenarios_are_found_by_their_files() -> None:
     assert "complete-failure" in scenarios.every()
     with pytest.raises(BadInput, match="complete-failure"):
-        scenarios.named("meteorite")
+        drills.named("meteorite")
     assert "complete-failure" in drills.listing()
 
 
@@ -172,7 +173,7 @@ class Bench:
             env=lambda: dict(os.environ),
             status=lambda: SimpleNamespace(healthy=False, providers="lab", state=tmp_path / "lab"),
         )
-        monkeypatch.setattr(drills, "lifecycle", fake)
+        monkeypatch.setattr(stage, "lifecycle", fake)
 
     def _down(self, say: Any) -> None:
         self.downs += 1
@@ -188,7 +189,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bench:
 
 
 def breaking(error: BaseException) -> Any:
-    def broken(self: Drill) -> None:
+    def broken(self: Stage) -> None:
         with self.record.step("infrastructure exists (pulumi up)"):
             raise error
 
@@ -198,7 +199,7 @@ def breaking(error: BaseException) -> Any:
 def test_a_drill_that_breaks_off_reports_unknown_with_the_reason_and_leaves_no_lab(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Drill, "_prepare", breaking(StepFailed("pulumi up: exit code 255")))
+    monkeypatch.setattr(Stage, "prepare", breaking(StepFailed("pulumi up: exit code 255")))
     report, code = bench.run()
     assert (report["verdict"], code, bench.downs) == ("UNKNOWN", 5, 1)
     assert any("exit code 255" in reason for reason in report["reasons"])
@@ -207,20 +208,20 @@ def test_a_drill_that_breaks_off_reports_unknown_with_the_reason_and_leaves_no_l
 
 
 def test_ctrl_c_tears_down_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Drill, "_prepare", breaking(KeyboardInterrupt()))
+    monkeypatch.setattr(Stage, "prepare", breaking(KeyboardInterrupt()))
     report, code = bench.run()
     assert (report["verdict"], code, bench.downs) == ("UNKNOWN", 130, 1)
 
 
 def test_a_defect_of_the_drill_is_no_verdict_on_the_recovery(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Drill, "_prepare", breaking(ZeroDivisionError("oops")))
+    monkeypatch.setattr(Stage, "prepare", breaking(ZeroDivisionError("oops")))
     report, code = bench.run()
     assert (report["verdict"], code, bench.downs) == ("UNKNOWN", 5, 1)
     assert "oops" in (Path(report["logs"]) / "drill-traceback.txt").read_text()
 
 
 def test_keep_leaves_the_lab(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Drill, "_prepare", breaking(StepFailed("no")))
+    monkeypatch.setattr(Stage, "prepare", breaking(StepFailed("no")))
     bench.run(keep=True)
     assert bench.downs == 0
 
@@ -235,11 +236,11 @@ def test_the_clients_wait_for_the_ttl_is_told_from_the_recoverys_own_time(tmp_pa
         {"event": "resolved", "mono": 135.2, "address": "2", "until": 165.2},
     ]
     ledger.write_text("".join(json.dumps({**line, "wall": 0.0}) + "\n" for line in lines))
-    drill.client = Client("n", 1, ledger, tmp_path / "log", 1.0)
-    drill.client.read()
+    drill.stage.client = Client("n", 1, ledger, tmp_path / "log", 1.0)
+    drill.stage.client.read()
     drill.fault = Fault(0.0, 100.0, 100.1, {})
-    drill.inventory = SimpleNamespace(record=SimpleNamespace(ttl=30))  # type: ignore[assignment]
-    drill.watcher = SimpleNamespace(changed_after=lambda mono: 107.0)  # type: ignore[assignment]
+    drill.stage.inventory = SimpleNamespace(record=SimpleNamespace(ttl=30))  # type: ignore[assignment]
+    drill.stage.watcher = SimpleNamespace(changed_after=lambda mono: 107.0)  # type: ignore[assignment]
     assert drill.timing() == {
         **{"ttl_s": 30, "ttl_left_at_fault_s": 5.0, "changed_after_s": 7.0, "waited_for_ttl_s": 28.2}
     }
