@@ -53,7 +53,7 @@ def agent_pids(host: Host) -> list[int]:
     found = []
     for pid in Group(group_of(int(host.droplet_id))).pids():
         words = _read(f"/proc/{pid}/cmdline").split("\0")
-        if any(Path(word).name == AGENT_NAME for word in words[:2]):
+        if any(Path(word).name == AGENT_NAME for word in words):
             found.append(pid)
     return found
 

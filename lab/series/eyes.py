@@ -49,7 +49,7 @@ PROGRAMS = {"genesis": "bin/genesis serve", "litestream": "litestream replicate"
 class Observer(threading.Thread):
     """A stranger who writes a probe ten times a second: to one host, or to whomever the name leads to at that moment.
 
-    A write counts when it was acknowledged; by name, when it was read back as well.
+    Whoever acknowledges it has served; by name it counts when it was read back as well.
     """
 
     def __init__(self, way: Literal["name", "direct"], where: str, port: int) -> None:
@@ -59,7 +59,7 @@ class Observer(threading.Thread):
         self._connection: http.client.HTTPConnection | None = None
         self._prefix = f"{way}-{os.urandom(4).hex()}"
         self.acks: list[Ack] = []
-        self._tokens: list[tuple[float, str]] = []
+        self._tokens: list[tuple[Ack, str]] = []
         self.asked: list[tuple[float, str]] = []
         """(begun, token), also of those that nobody acknowledged."""
 
@@ -70,9 +70,10 @@ class Observer(threading.Thread):
             self._write(f"{self._prefix}-{number}")
         self._drop()
 
-    def acknowledged(self, begun: float, ended: float) -> list[str]:
-        """The probes that were acknowledged to it and begun between two moments."""
-        return [token for began, token in self._tokens if begun <= began <= ended]
+    def last(self, host: str, seconds: float) -> list[str]:
+        """The probes that a host acknowledged in its last seconds."""
+        acks = [(ack.at, token) for ack, token in list(self._tokens) if ack.host == host]
+        return [token for at, token in acks if at > acks[-1][0] - seconds]
 
     def end(self) -> None:
         self._ended.set()
@@ -88,13 +89,13 @@ class Observer(threading.Thread):
             status, answer = self._call(address, "POST", "/probe", json.dumps({"token": token}))
             if status != 201:
                 return
-            self._tokens.append((began, token))
-            if self.way == "name" and self._call(address, "GET", f"/probe/{token}", None)[0] != 200:
-                return
+            ack = Ack(str(answer["served_by"]), began, time.monotonic(), "direct")
+            self.acks.append(ack)
+            self._tokens.append((ack, token))
+            if self.way == "name" and self._call(address, "GET", f"/probe/{token}", None)[0] == 200:
+                self.acks.append(replace(ack, at=time.monotonic(), way="name"))
         except (OSError, http.client.HTTPException, ValueError):
             self._drop()
-            return
-        self.acks.append(Ack(str(answer["served_by"]), began, time.monotonic(), self.way))
 
     def _call(self, address: str, method: str, path: str, body: str | None) -> tuple[int, Any]:
         if self._connection is not None and self._connection.host != address:

@@ -27,7 +27,7 @@ from lifeline.model import FailoverPolicy, Host
 
 COMMAND_S = 180.0
 DNS_GRACE_S = 15.0
-LAST_S = 2.0  # the probes of so long before the trouble are looked for one by one; the service keeps the last 100
+LAST_S = 2.0  # the probes of the old primary's last seconds are looked for one by one; the service keeps 100
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Trying:
                 self._hold_still(scene)
             else:
                 self._await_write(by_name)
-                self._look_for_probes(scene.new, observers)
+                self._look_for_probes(scene, observers)
                 self._return(scene, direct[scene.old.name])
                 self._await_clients()
         self._end(observers)
@@ -195,10 +195,10 @@ class Trying:
         if not eyes.await_(written, within):
             raise StepFailed(f"no stranger could write within {within:.0f} s")
 
-    def _look_for_probes(self, new: Host, observers: Sequence[eyes.Observer]) -> None:
-        """The last that was acknowledged before the trouble, on the new primary while it still keeps it."""
-        last = [token for o in observers for token in o.acknowledged(self.seen.began - LAST_S, self.seen.began)]
-        found = {token: eyes.has_probe(new, self.site.port, token) for token in last}
+    def _look_for_probes(self, scene: Scene, observers: Sequence[eyes.Observer]) -> None:
+        """The last that the old primary acknowledged, on the new one while that still keeps it."""
+        last = [token for o in observers for token in o.last(scene.old.name, LAST_S)]
+        found = {token: eyes.has_probe(scene.new, self.site.port, token) for token in last}
         self.probes_lost = None if None in found.values() else {token for token, has in found.items() if not has}
 
     def _return(self, scene: Scene, at_old: eyes.Observer) -> None:

@@ -19,8 +19,8 @@ LEAST_WRITES = 20
 
 @dataclass(frozen=True)
 class Ack:
-    """A write that a host acknowledged: begun and answered on the monotonic clock.  ``way``: clients who keep a DNS
-    answer for its TTL, a stranger who asks for the name each time, or straight to a host's address."""
+    """A write that a host acknowledged: begun and answered on the monotonic clock.  ``way``: "clients", who keep a DNS
+    answer for its TTL; "name", a stranger's who asks for it each time, read back; "direct", an observer's."""
 
     host: str
     began: float

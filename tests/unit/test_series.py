@@ -12,7 +12,7 @@ import pytest
 
 from lab import drill as drills
 from lab.scenarios.trials import TRIALS
-from lab.series import page
+from lab.series import costs, page
 from lab.series.eyes import read_noted, written_by
 from lab.series.page import Plan
 from lab.series.verdict import Ack, Run, Seen, Zombie, judge, record
@@ -253,3 +253,44 @@ def test_bad_input_is_told_before_anything_starts() -> None:
     with pytest.raises(BadInput, match="--ttl"):
         drills.main("power-cut", runs=2, ttl=3)
     assert "power-cut (series)" in drills.listing()
+
+
+# -- costs
+
+
+def test_the_agents_share_and_memory_are_read_from_proc() -> None:
+    stat = "12 (lifeline-agent (x) y) S 1 12 12 0 -1 4194560 100 200 0 0 300 50 40 10 20 0 9 0 100 1000 500"
+    assert costs.processor_s(stat, 100) == 4.0
+    assert costs.resident_mb("Name:\tx\nVmRSS:\t   40960 kB\n") == 40.96
+    assert costs.resident_mb("Name:\tx\n") == 0.0
+
+
+def test_a_months_price_is_computed_from_the_requests_of_the_hosts_alone() -> None:
+    line = "1700000000.0\t{}\t198.18.0.20\t{}\t/bucket/lease/genesis.json\t200\n"
+    lines = [
+        line.format(who, how) for who, how in (("198.18.1.10", "PUT"), ("198.18.2.10", "GET"), ("198.18.100.1", "GET"))
+    ]
+    counted = costs.lease_requests(read_noted(lines), ["198.18.1.10", "198.18.2.10"])
+    assert counted == {"PUT": 1, "GET": 1}
+    section = costs.lease_section(counted, 60.0, 30)
+    assert [row.measured for row in section.rows] == ["43,200 (1 in 60 s)", "43,200 (1 in 60 s)", "$0.23"]
+
+
+def test_an_agent_above_its_promise_is_missed() -> None:
+    kept = costs.agent_section({"primary, idle": costs.Used(0.6, 41.0)}, 30)
+    assert kept.kept and [row.verdict for row in kept.rows] == ["PASS", "PASS"]
+    assert not costs.agent_section({"primary, idle": costs.Used(1.2, 41.0)}, 30).kept
+
+
+def test_the_largest_database_is_held_against_the_smallest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "measured", lambda: "now, here")
+    path, power = tmp_path / "failover.md", TRIALS["power-cut"]
+    small = [replace(held(GOOD), promotion_s=2.0)]
+    page.put(path, power, Plan(1, 10, mb=2000), [replace(held(GOOD), promotion_s=2.5)])
+    assert "2000 MB over" not in path.read_text()
+    page.put(path, power, Plan(1, 10, mb=10), small)
+    page.put(path, power, Plan(1, 10), small)
+    assert "2000 MB over 10 MB, medians: 1.25; promised < 1.3: PASS." in path.read_text()
+    assert [row[0] for row in page.rows_of(path.read_text(), page.SIZES, page.SIZE_HEADS)] == ["10", "2000"]
+    page.put(path, power, Plan(1, 10, mb=2000), [replace(held(GOOD), promotion_s=2.7)])
+    assert "1.35; promised < 1.3: MISSED." in path.read_text()
