@@ -22,6 +22,7 @@ from runbooks.fence import Fence, fence_of, fence_step
 from runbooks.promotion import (
     FINALIZE_S,
     Promotion,
+    names_step,
     outside_step,
     reprotect_step,
     resolvers_step,
@@ -58,8 +59,7 @@ def failover(
 ) -> Outcome | None:
     """Make ``target`` (default: the host that isn't primary) the primary.  None for a dry run."""
     waived = check_waivers(waive, WAIVERS)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        decision, promotion = prepare(site, target, waived, pool, NAME)
+    decision, promotion = prepare(site, target, waived, NAME)
     site.say(f"{decision.reason} (inventory from {site.loaded.origin})")
     fence = fence_of(promotion)
     # UNKNOWN stops here: an unreachable primary is not a fenced primary.
@@ -68,51 +68,61 @@ def failover(
     if dry_run:
         runbook.plan()
         return None
+    if not yes:  # who is asked knows it first
+        site.say(f"DNS: {promotion.name_stood().says}")
     confirm(site, _warning(promotion, fence), yes, ask)
     journal = site.journal(NAME)
     promotion.run_id = journal.run_id
     return runbook.run(journal, context(promotion, decision), waived, publish=site.publish)
 
 
-def prepare(
-    site: Site, target: str | None, waived: frozenset[str], pool: ThreadPoolExecutor, runbook: str
-) -> tuple[Decision, Promotion]:
+def prepare(site: Site, target: str | None, waived: frozenset[str], runbook: str) -> tuple[Decision, Promotion]:
     """Look and decide, without touching anything; raises the refusal if it is one.  ``runbook``: whose journals tell
     what was begun.
 
-    The old primary isn't asked: it is taken for dead, and a dead host answers slowly.
+    The old primary isn't asked: it is taken for dead, and a dead host answers slowly.  How the name stands is asked
+    beside all that follows, as nothing rests on it before the record is moved.
     """
-    traffic = pool.submit(_traffic_at, site)
-    names = pool.submit(as_declared, site)
-    lease, problem = _read_lease(site)
-    traffic_at, token_refused = traffic.result()
-    if token_refused:
-        _refuse_unless_fenced_otherwise(site, waived)
-    view = View(
-        hosts=tuple(host.name for host in site.inventory.hosts),
-        asked=target,
-        lease=lease,
-        lease_problem=problem,
-        traffic_at=traffic_at,
-        begun=_begun(site, lease, runbook),
-    )
-    choice = _go_on(admission.choose(view))
-    described: Future[Service] = pool.submit(site.service, choice.target)
-    observed: Observation | None = None
-    service: Service | None = None
-    try:
-        observed = site.observe(choice.target)
-        service = described.result()
-        candidate = Candidate(choice.target, "", observed.role, observed.lag_s, observed.follower_stalled)
-    except BadConfig:
-        raise  # our own fault, not the target's
-    except LifelineError as error:
-        candidate = Candidate(choice.target, problem=error.message)
+    names = _beside(lambda: as_declared(site))
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        traffic = pool.submit(_traffic_at, site)
+        lease, problem = _read_lease(site)
+        traffic_at, token_refused = traffic.result()
+        if token_refused:
+            _refuse_unless_fenced_otherwise(site, waived)
+        view = View(
+            hosts=tuple(host.name for host in site.inventory.hosts),
+            asked=target,
+            lease=lease,
+            lease_problem=problem,
+            traffic_at=traffic_at,
+            begun=_begun(site, lease, runbook),
+        )
+        choice = _go_on(admission.choose(view))
+        described: Future[Service] = pool.submit(site.service, choice.target)
+        observed: Observation | None = None
+        service: Service | None = None
+        try:
+            observed = site.observe(choice.target)
+            service = described.result()
+            candidate = Candidate(choice.target, "", observed.role, observed.lag_s, observed.follower_stalled)
+        except BadConfig:
+            raise  # our own fault, not the target's
+        except LifelineError as error:
+            candidate = Candidate(choice.target, problem=error.message)
     decision = _go_on(admission.admit(candidate, choice, site.inventory.policy, waived))
     # choose() refuses without a lease, admit() a host that can't be seen.
     assert lease is not None and observed is not None and service is not None
-    site.say(f"DNS: {names.result().says}")
-    return decision, Promotion(site, decision.target, lease, service, observed, dns=names.result().evidence)
+    return decision, Promotion(site, decision.target, lease, service, observed, names=names)
+
+
+def _beside(look: Callable[[], Finding]) -> Future[Finding]:
+    """Begun now; nobody waits for it but who wants the answer."""
+    pool = ThreadPoolExecutor(max_workers=1)
+    try:
+        return pool.submit(look)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def take_over_steps(promotion: Promotion, fenced: Step, again: str) -> list[Step]:
@@ -148,6 +158,7 @@ def take_over_steps(promotion: Promotion, fenced: Step, again: str) -> list[Step
             would="check every database's integrity and the service's invariants",
         ),
         serve_step(promotion, again=again),
+        names_step(promotion),
         traffic_step(promotion.traffic, again=again),
         # The recovery time ends here.
         outside_step(promotion),
@@ -174,7 +185,6 @@ def context(promotion: Promotion, decision: Decision) -> dict[str, object]:
         "lease_run_id": promotion.lease.run_id if held else promotion.run_id,
         "reason": decision.reason,
         "inventory": promotion.site.loaded.origin,
-        "dns": promotion.dns,
     }
 
 

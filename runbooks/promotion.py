@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lifeline import admission
@@ -34,7 +35,7 @@ class Promotion:
     run_id: str = ""
     taken_at: float | None = None  # since then the old primary has not renewed: its time to stop runs from there
     missing: str = ""
-    dns: Evidence = field(default_factory=dict)  # how the name stood before anything was touched
+    names: Future[Finding] | None = None  # how the name stood before anything was touched, as soon as that is known
     _promised: float | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +119,13 @@ class Promotion:
         return answer
 
     # Traffic
+
+    def name_stood(self) -> Finding:
+        """Told and written down, whatever it is: the record is moved all the same."""
+        if self.names is None:
+            return Finding(Verdict.SKIPPED, "it wasn't asked")
+        found = self.names.result()
+        return replace(found, verdict=Verdict.PASS) if found.verdict is Verdict.FAIL else found
 
     def round_trips(self) -> Finding:
         return self.site.outside.round_trips(self.service)
@@ -205,6 +213,12 @@ def serve_step(promotion: Promotion, again: str) -> Step:
         would=f"start {service} there, and Litestream on epoch {epoch}'s prefix",
         hint=again,
     )
+
+
+def names_step(promotion: Promotion) -> Step:
+    """Before the record is moved: would that move the clients, and how soon?  It was asked beside all that came before,
+    and stops nobody."""
+    return Step("how the name stood is told", until=promotion.name_stood, within=0, advisory=True)
 
 
 def traffic_step(traffic: Traffic, again: str) -> Step:

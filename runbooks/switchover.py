@@ -8,7 +8,6 @@ the standby's agent does the rest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lifeline import admission
@@ -34,8 +33,7 @@ def switchover(
 ) -> Outcome | None:
     """Make ``target`` (default: the standby) the primary, in order.  None for a dry run."""
     waived = check_waivers(waive, (admission.WAIVE_DATA, admission.WAIVE_TRAFFIC, admission.WAIVE_WRITE))
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        decision, promotion = prepare(site, target, frozenset(), pool, NAME)
+    decision, promotion = prepare(site, target, frozenset(), NAME)
     leaving = (
         Leaving(site, promotion.old.name, promotion.lease) if promotion.lease.holder == promotion.old.name else None
     )
@@ -46,6 +44,8 @@ def switchover(
     if dry_run:
         runbook.plan()
         return None
+    if not yes:  # who is asked knows it first
+        site.say(f"DNS: {promotion.name_stood().says}")
     confirm(site, _warning(promotion), yes, ask)
     journal = site.journal(NAME)
     promotion.run_id = journal.run_id
