@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class Series:
         for number in range(1, self.plan.runs + 1):
             run = Trying(site, number).hold()
             self._keep(run)
-            if run.verdict is not Verdict.PASS and number < self.plan.runs:
+            if run.verdict is not Verdict.PASS:
                 try:
                     site.mend()
                     site.ready()
@@ -93,7 +94,8 @@ class Series:
     @property
     def verdict(self) -> Verdict:
         """Every run that was planned passed, and the books agree; a run that wasn't held is one that is UNKNOWN."""
-        missing = [Criterion("every run was held", Verdict.UNKNOWN, self.ended)] * (self.plan.runs > len(self.runs))
+        broken = bool(self.ended) or self.plan.runs > len(self.runs)
+        missing = [Criterion("every run was held", Verdict.UNKNOWN, self.ended)] * broken
         books = [] if self.books is None else [self.books]
         return worst([*(Criterion("run", run.verdict, "") for run in self.runs), *missing, *books])
 
@@ -128,6 +130,10 @@ def hold(trial: Trial, plan: Plan, root: Path = CHECKOUT) -> tuple[Series, int]:
         interrupted, series.ended = True, "interrupted"
     except LifelineError as error:
         series.ended = str(error)
+    except Exception as error:
+        series.ended = f"a defect in the series: {error!r}"
+        series.stage.logs.mkdir(parents=True, exist_ok=True)
+        (series.stage.logs / "traceback.txt").write_text(traceback.format_exc())
     with undisturbed():
         _finish(series)
     return series, INTERRUPTED if interrupted else EXIT[series.verdict]

@@ -72,7 +72,8 @@ class Site:
         copies = (standby.get("databases") or {}).values()
         near = bool(copies) and all(copy["lag_s"] == 0.0 and not copy["stalled"] for copy in copies)
         serves = primary["judgement"] == "serve" and primary["epoch"] == standby["epoch"]
-        watches = standby["pilot"]["lease"] == "kept" and standby["pilot"]["peer"] == "serves"
+        pilot = standby.get("pilot") or {}
+        watches = pilot.get("lease") == "kept" and pilot.get("peer") == "serves"
         return Scene(old, new) if serves and near and watches else None
 
     def flows(self, host: Host, since: float) -> bool:

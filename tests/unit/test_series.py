@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lab import drill as drills
+from lab.scenarios.criteria import Criterion
 from lab.scenarios.trials import TRIALS
-from lab.series import costs, page
+from lab.series import campaign, costs, page
+from lab.series.campaign import Series
 from lab.series.eyes import read_noted, written_by
 from lab.series.page import Plan
 from lab.series.verdict import Ack, Run, Seen, Zombie, judge, record
-from lab.stage import STACK, stack_file
+from lab.stage import STACK, Stage, stack_file
 from lifeline.errors import BadInput, StepFailed
 from lifeline.model import FailoverPolicy, Verdict
 from lifeline.schema import At
@@ -294,3 +298,63 @@ def test_the_largest_database_is_held_against_the_smallest(tmp_path: Path, monke
     assert [row[0] for row in page.rows_of(path.read_text(), page.SIZES, page.SIZE_HEADS)] == ["10", "2000"]
     page.put(path, power, Plan(1, 10, mb=2000), [replace(held(GOOD), promotion_s=2.7)])
     assert "1.35; promised < 1.3: MISSED." in path.read_text()
+
+
+# -- the course of a series, with everything that costs root replaced
+
+
+def series_of(
+    tmp_path: Path, verdicts: Sequence[Seen], monkeypatch: pytest.MonkeyPatch, *, back: bool = True
+) -> tuple[Series, int]:
+    """A series whose runs show these."""
+    left = iter(verdicts)
+
+    class FakeSite:
+        def mend(self) -> None:
+            if not back:
+                raise StepFailed("nobody answers")
+
+        def ready(self) -> None: ...
+
+    stage = Stage(tmp_path, "x", 1.0)
+    inventory = SimpleNamespace(hosts=())
+    fake = {"prepare": lambda policy: inventory, "trade": lambda seconds: OLD, "stop": lambda keep: None}
+    for name, value in fake.items():
+        monkeypatch.setattr(stage, name, value)
+    monkeypatch.setattr(campaign, "Site", lambda *_: FakeSite())
+    monkeypatch.setattr("lab.series.eyes.Stores", lambda *_: None)
+    monkeypatch.setattr(campaign, "Trying", lambda site, number: SimpleNamespace(hold=lambda: held(next(left), number)))
+    monkeypatch.setattr(Series, "_final_books", lambda self: Criterion("books", Verdict.PASS, "they agree"))
+    monkeypatch.setattr(campaign, "Stage", lambda *_: stage)
+    monkeypatch.setattr("lab.lifecycle.require_root", lambda: None)
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    return campaign.hold(TRIALS["power-cut"], Plan(3, 10), tmp_path)
+
+
+def test_a_series_goes_on_after_a_run_that_failed_and_its_exit_code_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series, code = series_of(tmp_path, [GOOD, replace(GOOD, lost=2), GOOD], monkeypatch)
+    assert (code, len(series.runs)) == (6, 3)
+    lines = (series.stage.folder / "runs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["verdict"] for line in lines] == ["PASS", "FAIL", "PASS"]
+    assert "2 of 3 runs" in capsys.readouterr().out
+
+
+def test_one_that_could_not_be_judged_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert series_of(tmp_path, [GOOD, replace(GOOD, lost=None), GOOD], monkeypatch)[1] == 5
+    assert series_of(tmp_path, [GOOD, GOOD, GOOD], monkeypatch)[1] == 0
+
+
+def test_a_site_that_does_not_come_back_ends_the_series(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series, code = series_of(tmp_path, [GOOD, replace(GOOD, owner=None), GOOD], monkeypatch, back=False)
+    assert (code, len(series.runs)) == (5, 2)
+    assert "after run 2 the site could not be brought back: nobody answers" in capsys.readouterr().out
+
+
+def test_a_defect_is_told_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    series, code = series_of(tmp_path, [GOOD], monkeypatch)  # the second run raises StopIteration
+    assert code == 5 and "a defect" in series.ended
+    assert "StopIteration" in (series.stage.logs / "traceback.txt").read_text()
