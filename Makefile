@@ -29,7 +29,8 @@ help: ## this list
 # Packages first, where that can be: no check is skipped then for want of a program. Without root, what can be checked is.
 .PHONY: test
 test: $(if $(filter 0,$(shell id -u)),packages) check setup-lab ## prove everything, the lab included: real hosts, real Pulumi, faults (needs root; from nothing under 25 min)
-	$(IN_VENV) LIFELINE_REQUIRE_LAB=1 pytest -m "lab or slow" --timeout 900 tests
+	$(IN_VENV) pytest -m "slow and not lab" -n $(WORKERS) --dist loadfile --timeout 900 tests
+	$(IN_VENV) LIFELINE_REQUIRE_LAB=1 pytest -m lab --timeout 900 tests
 
 .PHONY: drill
 drill: setup-lab ## rehearse a failover on real hosts and report RTO and RPO (needs root; SCENARIO=complete-failure)

@@ -6,6 +6,7 @@ PASS needs every check to have run and passed. What couldn't be checked is UNKNO
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ except ImportError:  # a host that isn't provisioned yet; reading is safe with a
 Check = Literal["quick", "full"]
 SHOWN_ROWS = 5
 MAPPED = 64 << 30
+WORKERS = 4  # checks at a time; a host has few cores, and its service may need one
 
 # Two checkpointing copies of SQLite must both have the fix of the WAL-reset corruption.
 _FIXED_IN = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
@@ -96,35 +98,29 @@ def verify_database(
         evidence["seconds"] = round(time.monotonic() - begun, 3)
         return Finding(finding.verdict, finding.says, {**evidence, **finding.evidence})
 
-    whole, kept = _checks(invariants, check)
-    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="verify") as pool:  # both bindings step without the GIL
-        pages = pool.submit(_one_line, path, whole, begun, within)
-        found = [_one_line(path, kept, begun, within), pages.result()]
-    bad = [finding for finding in reversed(found) if finding.verdict is not Verdict.PASS]
+    steps = _checks(invariants, check)
+    workers = min(len(steps), os.cpu_count() or 1, WORKERS)
+    with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:  # both bindings step without the GIL
+        found = list(pool.map(lambda step: _made(path, step, begun, within), steps))
+    bad = [finding for finding in found if finding.verdict is not Verdict.PASS]
     if bad:
-        # Damage of the pages explains what else fails; what is certain outranks what isn't known.
+        # Damage of the pages explains what else fails, so it comes first; what is certain outranks what isn't known.
         return done(next((finding for finding in bad if finding.verdict is Verdict.FAIL), bad[0]))
     for finding in found:
         evidence.update(finding.evidence)
     return done(Finding.passed(f"{path.name} is whole, {len(invariants)} invariants hold"))
 
 
-def _one_line(path: Path, steps: Sequence[Step], begun: float, within: float) -> Finding:
-    """Checks one after the other on a connection of their own; the first that doesn't pass, or all they saw."""
-    evidence: dict[str, Any] = {}
+def _made(path: Path, step: Step, begun: float, within: float) -> Finding:
+    """One check, on a connection of its own."""
     try:
         with connect(path) as connection:
             if not path.with_name(path.name + "-wal").exists():
                 connection.execute(f"PRAGMA mmap_size = {MAPPED}")  # at rest: a third faster than reading
             connection.set_progress_handler(lambda: time.monotonic() - begun > within, 10_000)
-            for step in steps:
-                finding = step(connection)
-                if finding.verdict is not Verdict.PASS:
-                    return finding
-                evidence.update(finding.evidence)
+            return step(connection)
     except Exception as error:  # whatever SQLite's two bindings throw; _classify says what it means
         return _classify(error, within)
-    return Finding.passed("", **evidence)
 
 
 def verify_service(
@@ -156,12 +152,12 @@ def worst(findings: dict[str, Finding]) -> Finding:
 Step = Callable[[Any], Finding]
 
 
-def _checks(invariants: Sequence[Invariant], check: Check) -> tuple[list[Step], list[Step]]:
-    """Two lines of checks that don't wait for each other: are the pages whole, and is what they say kept?"""
-    kept: list[Step] = [_foreign_keys]
+def _checks(invariants: Sequence[Invariant], check: Check) -> list[Step]:
+    """Checks that don't wait for each other: what says most first, and the longest beside the others."""
+    kept: list[Step] = []
     for invariant in invariants:
         kept.append(lambda connection, invariant=invariant: _invariant(connection, invariant))  # type: ignore[misc]
-    return [_has_content, lambda connection: _integrity(connection, check)], kept
+    return [_has_content, lambda connection: _integrity(connection, check), _foreign_keys, *kept]
 
 
 _THE_SERVICES_OWN = "name NOT GLOB '_litestream*' AND name NOT GLOB '_lifeline*' AND name NOT GLOB 'sqlite_*'"

@@ -30,7 +30,10 @@ FILE_KEY, SCRIPT_KEY = "plain/genesis.db", "script/genesis.db.gz"
 
 
 def measure(folder: Path, mb: int, rounds: int) -> Section:
-    """`rounds` of each way in turn. The group's section; a large database gets one of its own."""
+    """`rounds` of each way in turn. The group's section; a large database gets one of its own, of one round and without
+    the script: Litestream alone checks 10 GB for a quarter of an hour."""
+    large = mb >= LARGE_MB
+    rounds = 1 if large else rounds
     home = folder / "live"
     home.mkdir(parents=True)
     path = home / "genesis.db"
@@ -39,13 +42,15 @@ def measure(folder: Path, mb: int, rounds: int) -> Section:
         with replicating(folder / "litestream", into, NAME, NAME, path) as found:
             take_whole(found, into, lambda: _write(path))
         _upload(into.store, path, FILE_KEY)
-        rows = [*_compare(folder, into, found, rounds), *_script(folder, into.store, path)]
+        rows = _compare(folder, into, found, rounds)
+        if not large:
+            rows += _script(folder, into.store, path)
     how = (
         "The reference service's database, its client order ids drawn at random, from the vault to verified in full "
         f"(integrity, foreign keys, {len(genesis.service().invariants)} invariants) and to the engine taking orders. "
-        f"{mb} MB were asked for, {rounds} rounds."
+        f"{mb} MB were asked for; rounds: {rounds}."
     )
-    return Section(LARGE if mb >= LARGE_MB else TITLE, how, tuple(rows))
+    return Section(LARGE if large else TITLE, how, tuple(rows))
 
 
 def _write(path: Path) -> None:
@@ -123,10 +128,13 @@ def _judged(times: _Times, size: float, moved: float) -> list[Row]:
         ),
         Row(
             f"a plain download of the {moved:.0f} MB that we move",
-            *(spread(times["moved"]), ours / times.middle("moved"), 2.5),
-            because=checks,
+            *(spread(times["moved"]), ours / times.middle("moved")),
         ),
-        Row("the procedures' 5 minutes, two orders of magnitude to spare", "300 s", ours / 300, 0.01),
+        Row(
+            "the procedures' 5 minutes, two orders of magnitude to spare",
+            *("300 s", ours / 300, 0.01),
+            because=f"a plain download of the database alone is {times.middle('file') / 300:.2f} of it",
+        ),
     ]
 
 
