@@ -6,7 +6,6 @@ the runbook nothing but what those confirm.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from lab import environment, lifecycle, report, scenarios
-from lab.conduct import Command, Record, ending_in_order, everything, say, undisturbed
+from lab.conduct import Record, ending_in_order, say, undisturbed
 from lab.outsiders import CHECKOUT, poll
-from lab.scenarios import Scenario
+from lab.scenarios import Scenario, Situation
 from lab.scenarios.criteria import Criterion, Facts, Recovery, worst
 from lab.scenarios.trials import TRIALS
 from lab.series import campaign
 from lab.series.page import Plan
-from lab.stage import Stage, machines_of_lab
+from lab.stage import Stage, Typist
 from lifeline.errors import BadInput, LifelineError, StepFailed, Unavailable, Unproven
-from lifeline.ledger import Event, acknowledged, first_round_trip, judge, per_second, ttl_left
+from lifeline.ledger import Event, acknowledged, first_round_trip, judge, longest_gap, per_second, ttl_left
 from lifeline.model import Targets, Verdict
 
 RECOVER_S = 300.0
@@ -51,6 +50,7 @@ class Fault:
     wall: float
     began: float
     done: float
+    seen: bool | None
     evidence: dict[str, Any]
 
 
@@ -62,7 +62,9 @@ class Drill:
     options: Options
     root: Path
     fault: Fault | None = None
-    recovery: Command | None = None
+    situation: Situation | None = None
+    recovery: Typist | None = None
+    looked: tuple[Criterion, ...] = ()
     facts: Facts = field(default_factory=lambda: Facts(targets=Targets(0, 0, 0, 0)))
     runbook_steps: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
@@ -77,36 +79,62 @@ class Drill:
         """From nothing to the judgement; raises where it can't go on."""
         inventory = self.stage.prepare()
         self.facts = Facts(targets=inventory.targets)
+        holder = self.stage.holder()
+        others = [host for host in inventory.hosts if host.name != holder.name]
+        self.situation = situation = Situation(self.stage, holder, others[0])
+        if self.scenario.ready:
+            with self.record.step("made ready"):
+                self.scenario.ready(situation)
         primary = self.stage.trade(self.options.steady_s)
-        self._strike(primary)
-        self._recover()
+        if primary != holder.name:
+            raise Unproven(f"{holder.name} says that it is primary, and {primary} serves")
+        self._strike(situation)
+        self._recover(situation)
         self._judge()
 
-    def _strike(self, primary: str) -> None:
+    def _strike(self, situation: Situation) -> None:
         with self.record.step(f"disaster: {self.scenario.title.lower()}") as step:
             wall, began = time.time(), time.monotonic()
-            evidence = self.scenario.fault(primary)
-            self.fault = Fault(wall, began, time.monotonic(), evidence)
+            evidence = dict(self.scenario.fault(situation))
+            done = time.monotonic()
             # At once: the operator sits at the keyboard.
-            self.recovery = self.stage.command("recovery", self.scenario.recover, everything)
-            step.evidence.update(evidence, took_s=round(self.fault.done - began, 3), primary=primary)
+            self.recovery = self.stage.type(self.scenario.commands(situation)) if self.scenario.types else None
+            self.fault = Fault(wall, began, done, self.scenario.seen(situation), evidence)
+            step.evidence.update(evidence, took_s=round(done - began, 3), primary=situation.primary.name)
 
-    def _recover(self) -> None:
-        assert self.fault and self.stage.client and self.recovery and self.stage.inventory
+    def _recover(self, situation: Situation) -> None:
+        assert self.fault and self.stage.client and self.stage.inventory
         client, fault, recovery = self.stage.client, self.fault, self.recovery
         give_up = fault.began + RECOVER_S
+        if self.scenario.settled is not None:
+            with self.record.step("it is over") as step:
+                if not poll(lambda: self.scenario.settled(situation), RECOVER_S):  # type: ignore[misc]
+                    raise StepFailed(f"it isn't over after {RECOVER_S:.0f} s", hint=f"less {client.log}")
+                step.evidence.update(after_s=round(time.monotonic() - fault.began, 3))
+        else:
+            self._await_write(give_up)
+        with self.record.step("and go on"):
+            ends = time.monotonic() + self.options.after_s
+            poll(lambda: time.monotonic() > ends, self.options.after_s + 5)
+            if recovery is not None:
+                recovery.wait(give_up - time.monotonic())
+        if self.scenario.looks is not None:
+            with self.record.step("what else must be shown"):
+                self.looked = tuple(self.scenario.looks(situation))
+
+    def _await_write(self, give_up: float) -> None:
+        assert self.fault and self.stage.client and self.stage.inventory
+        client, fault, recovery = self.stage.client, self.fault, self.recovery
         with self.record.step("clients write again through the same name") as step:
             while (trip := first_round_trip(client.read(), fault.done)) is None and time.monotonic() < give_up:
-                if recovery.code not in (None, 0):
+                if recovery is not None and recovery.code not in (None, 0):
                     give_up = min(give_up, (recovery.ended or fault.done) + self.stage.inventory.record.ttl + GRACE_S)
                 poll(lambda: bool(first_round_trip(client.read(), fault.done)), 1.0)
             if trip is None:
-                raise StepFailed("no write came through after the fault", hint=f"less {recovery.log}")
+                log = recovery.log if recovery else client.log
+                raise StepFailed("no write came through after the fault", hint=f"less {log}")
             step.evidence.update(after_s=round(trip.mono - fault.began, 3), served_by=trip.fields.get("served_by"))
             say(f"   writes flow again {trip.mono - fault.began:.1f} s after the fault")
-        with self.record.step("and go on"):
-            poll(lambda: time.monotonic() > trip.mono + self.options.after_s, self.options.after_s + 5)
-            recovery.wait(give_up - time.monotonic())
 
     def _judge(self) -> None:
         with self.record.step("the ledger is compared with what survived") as step:
@@ -125,16 +153,16 @@ class Drill:
         acks = [event for event in events if event.kind == "acknowledged"]
         before = [event for event in acks if fault is None or event.mono <= fault.began]
         after = [event for event in acks if fault and float(event.fields["began"]) > fault.done]
-        trip = first_round_trip(events, fault.done) if fault else None
-        recovery = self._recovery()
         self.facts = Facts(
             targets=self.facts.targets,
             primary=str(before[-1].fields["served_by"]) if before else None,
             before=len(before),
-            fault_seen=self._fault_seen() if fault else None,
-            recovery=recovery,
-            rto_s=round(trip.mono - fault.began, 3) if trip and fault else None,
+            fault_seen=fault.seen if fault else None,
+            recovery=self._recovery(),
+            rto_s=self._rto(events),
             served_after=frozenset(str(event.fields["served_by"]) for event in after) if fault else None,
+            component=self.scenario.component,
+            looked=self.looked,
         )
         if fault is None or self.stage.exchange is None:
             return
@@ -153,16 +181,15 @@ class Drill:
                 self.error = error.message
             return None
 
-    def _fault_seen(self) -> bool | None:
-        """Is the machine that was struck really down, by the lab's own eyes and not the API's?"""
-        assert self.fault is not None
-        struck = self.fault.evidence.get("host")
-        with contextlib.suppress(OSError, RuntimeError, KeyError):
-            machines = machines_of_lab()
-            for droplet_id in machines.ids():
-                if machines.spec(droplet_id).name == struck:
-                    return machines.status(droplet_id) == "off"
-        return None
+    def _rto(self, events: Sequence[Event]) -> float | None:
+        """Until the first write begun after the fault was read back; for a fault that stops nobody, the longest that
+        clients were without an answer."""
+        if self.fault is None:
+            return None
+        if self.scenario.settled is not None:
+            return longest_gap(events, self.fault.began)
+        trip = first_round_trip(events, self.fault.done)
+        return round(trip.mono - self.fault.began, 3) if trip else None
 
     def _recovery(self) -> Recovery | None:
         command, fault = self.recovery, self.fault

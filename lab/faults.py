@@ -12,12 +12,12 @@ import json
 import sys
 from collections.abc import Callable
 
-from lab import config, network, registry
+from lab import config, harm, network, registry
 from lab.config import LabConfig
-from lab.machines import NspawnMachines, group_of
+from lab.find import droplet as find_droplet
+from lab.find import running
 from lab.processes import Group
 from lifeline.errors import BadInput, LifelineError
-from toolchain import image
 
 # Everything a region can be cut off from, beside the other regions. A place is a set of addresses.
 PLACES: dict[str, str] = {
@@ -63,24 +63,24 @@ def heal(region: str = "", from_: str = "") -> None:
 
 def power_cut(droplet: str) -> None:
     """The plug is pulled: all processes die at once, nothing is flushed. The cloud's API shows "off"."""
-    machines, droplet_id = _droplet(droplet)
+    machines, droplet_id = find_droplet(droplet)
     machines.power_off(droplet_id)
 
 
 def power_back(droplet: str) -> None:
     """The plug is put back: a zombie boots from the disk as it was."""
-    machines, droplet_id = _droplet(droplet)
+    machines, droplet_id = find_droplet(droplet)
     machines.power_on(droplet_id)
 
 
 def freeze(droplet: str) -> None:
     """Every process stops where it is (a hypervisor's pause). The network takes packets; the API says active."""
-    _running(droplet).freeze(True)
+    running(droplet).freeze(True)
 
 
 def thaw(droplet: str) -> None:
     """Let a frozen droplet go on, with no idea that time has passed."""
-    _running(droplet).freeze(False)
+    running(droplet).freeze(False)
 
 
 # --- services of the clouds ------------------------------------------------------------------------------------------
@@ -153,31 +153,14 @@ def _service(name: str) -> Group:
     return group
 
 
-def _running(droplet: str) -> Group:
-    group = Group(group_of(_droplet(droplet)[1]))
-    if not group.alive():
-        raise BadInput(f"droplet {droplet!r} is off", hint=f"python -m lab.faults power_back {droplet}")
-    return group
-
-
-def _droplet(name: str) -> tuple[NspawnMachines, int]:
-    """By name or by id."""
-    lab = LabConfig.load(config.state_dir() / "lab.json")
-    machines = NspawnMachines(lab.state, image.path())
-    known = {droplet_id: machines.spec(droplet_id).name for droplet_id in machines.ids()}
-    for droplet_id, known_name in known.items():
-        if name in (known_name, str(droplet_id)):
-            return machines, droplet_id
-    raise BadInput(f"no droplet {name!r} in the lab", hint=f"one of {', '.join(known.values()) or 'none: pulumi up'}")
-
-
 def all_faults() -> dict[str, Callable[..., None]]:
     """Every fault by its name."""
-    here = sys.modules[__name__]
-    public = {
-        name: value for name, value in vars(here).items() if not name.startswith("_") and inspect.isfunction(value)
-    }
-    return {name: f for name, f in public.items() if f.__module__ == __name__ and name not in ("all_faults", "main")}
+    found = {}
+    for module in (sys.modules[__name__], harm):
+        for name, value in vars(module).items():
+            if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_"):
+                found[name] = value
+    return {name: fault for name, fault in found.items() if name not in ("all_faults", "main")}
 
 
 def _usage(name: str, fault: Callable[..., None]) -> str:

@@ -32,7 +32,7 @@ def document(drill: Drill, environment: Mapping[str, Any]) -> Document:
     waited = timing.get("waited_for_ttl_s")
     beyond = None if facts.rto_s is None or waited is None else round(facts.rto_s - waited, 3)
     steps = [step.to_json(zero) for step in drill.record.steps]
-    command = " ".join(drill.scenario.recover)
+    command = str(drill.recovery or "")
     steps += [_runbook_step(line, command, fault.wall if fault else None) for line in drill.runbook_steps]
     return {
         "scenario": drill.scenario.name,
@@ -54,6 +54,7 @@ def document(drill: Drill, environment: Mapping[str, Any]) -> Document:
             **{"target_s": targets.rpo_target_s, "max_s": targets.rpo_max_s},
             "measured_s": judgement.rpo_measured_s if judgement else None,
         },
+        "objectives": [one.to_json() for one in facts.objectives()],
         "dns": timing,
         "ledger": judgement.to_json() if judgement else None,
         "primary": {"before": facts.primary, "after": sorted(facts.served_after or ())},

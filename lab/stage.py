@@ -9,6 +9,7 @@ import contextlib
 import functools
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -19,13 +20,14 @@ from lab import lifecycle
 from lab.conduct import Command, Record, everything, pulumi_progress, say
 from lab.config import LabConfig, state_dir
 from lab.machines import NspawnMachines
-from lab.outsiders import Client, DnsWatcher, Exchange, poll, survivors
+from lab.outsiders import Client, DnsWatcher, Exchange, get_json, poll, survivors
 from lab.scenarios.criteria import Recovery
 from lifeline import inventory as inventories
-from lifeline.errors import LifelineError, StepFailed, Unavailable
+from lifeline.errors import LifelineError, StepFailed, Unavailable, Unproven
 from lifeline.hosts import local
 from lifeline.journal import RUN_FINISHED, RUN_STARTED, read_lines
-from lifeline.model import Inventory
+from lifeline.layout import AGENT_PORT
+from lifeline.model import Host, Inventory
 from lifeline.service import Service
 from toolchain import image
 
@@ -33,6 +35,7 @@ STACK = "lab"
 PULUMI_S = 300.0
 PROVISION_S = 300.0
 FIRST_WRITE_S = 30.0
+COMMAND_S = 600.0
 
 
 class Stage:
@@ -113,7 +116,21 @@ class Stage:
         self.commands.append(command)
         return command
 
-    def outcome(self, command: Command, since: float) -> tuple[Recovery, list[dict[str, Any]]]:
+    def type(self, commands: Sequence[Sequence[str]]) -> Typist:
+        """The operator at the keyboard: each command when the one before has succeeded."""
+        typist = Typist(self, commands)
+        typist.start()
+        return typist
+
+    def holder(self) -> Host:
+        """Who says that it is primary and serves; Unproven when it isn't exactly one."""
+        assert self.inventory
+        found = [host for host in self.inventory.hosts if _judgement(host) == "serve"]
+        if len(found) != 1:
+            raise Unproven(f"{len(found)} hosts say that they serve", hint="fab status")
+        return found[0]
+
+    def outcome(self, command: Command | Typist, since: float) -> tuple[Recovery, list[dict[str, Any]]]:
         """How a runbook that was typed went, by its journals of after ``since`` (wall time); and their steps."""
         folder = inventories.folder(self.root, STACK) / "journal"
         journals = sorted(path for path in folder.glob("*.jsonl") if path.stat().st_mtime >= since)
@@ -167,6 +184,48 @@ class Stage:
                 of_service = [str(path).lstrip("/") for path in self.service.logs] if self.service else []
                 for where in ("var/log/supervisor", "var/log/cloud-init-output.log", *of_service):
                     _copy(root / where, self.logs / name / Path(where).name)
+
+
+class Typist(threading.Thread):
+    """Commands typed one after the other until one fails. ``code``: of the last one typed; None while they run."""
+
+    def __init__(self, stage: Stage, commands: Sequence[Sequence[str]]) -> None:
+        super().__init__(name="typist", daemon=True)
+        self._stage, self._argvs = stage, commands
+        self.begun, self.ended = time.monotonic(), None
+        self.code: int | None = None
+        self.log = stage.logs / "recovery-1.log"
+
+    ended: float | None
+
+    def run(self) -> None:
+        for number, argv in enumerate(self._argvs, 1):
+            command = self._stage.command(f"recovery-{number}", argv, everything)
+            self.log = command.log
+            code = command.wait(COMMAND_S)
+            if code != 0:
+                break
+        self.code, self.ended = code, time.monotonic()
+
+    def __str__(self) -> str:
+        return "; ".join(" ".join(argv) for argv in self._argvs)
+
+    @property
+    def seconds(self) -> float:
+        return (self.ended or time.monotonic()) - self.begun
+
+    def wait(self, within_s: float) -> None:
+        """StepFailed when they aren't done in time."""
+        self.join(max(0.1, within_s))
+        if self.is_alive():
+            raise StepFailed(f"{self} did not end within {within_s:.0f} s", hint=f"less {self.log}")
+
+
+def _judgement(host: Host) -> str | None:
+    """What its agent says that it may do; None: it doesn't say."""
+    with contextlib.suppress(Unavailable):
+        return str(get_json(f"http://{host.address}:{AGENT_PORT}/health", 2.0).get("judgement"))
+    return None
 
 
 def stack_file(root: Path, folder: Path, policy: str) -> Path:

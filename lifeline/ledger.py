@@ -21,6 +21,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 SHOWN = 20
@@ -156,6 +157,13 @@ def first_round_trip(events: Iterable[Event], after_mono: float) -> Event | None
     """The first read-back of a write whose attempt began after ``after_mono``: where the RTO ends."""
     done = [event for event in events if event.kind == "read_back" and float(event.fields["began"]) > after_mono]
     return min(done, key=lambda event: event.mono, default=None)
+
+
+def longest_gap(events: Iterable[Event], after_mono: float) -> float | None:
+    """The longest time without an acknowledgement from ``after_mono`` on, in seconds; None: there was none after it."""
+    times = sorted(event.mono for event in events if event.kind == "acknowledged" and event.mono > after_mono)
+    gaps = [later - earlier for earlier, later in pairwise([after_mono, *times])]
+    return round(max(gaps), 3) if gaps else None
 
 
 def ttl_left(events: Iterable[Event], at_mono: float) -> float | None:

@@ -1,40 +1,75 @@
-"""Disaster scenarios, one file each: what happens, what the operator does about it, and what must be shown afterwards.
+"""Disaster scenarios: what happens, what the operator does about it, and what must be shown afterwards.
 
-A module in this folder with a ``SCENARIO`` is a scenario; nothing else has to be registered.
+A ``SCENARIO`` of a module in this folder, or each of its ``SCENARIOS``, is one; nothing else has to be registered.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from lab.scenarios.criteria import Criterion, Facts
+
+if TYPE_CHECKING:
+    from lab.stage import Stage
+    from lifeline.model import Host
+
+
+@dataclass
+class Situation:
+    """What a scenario has before it: the stage, and its hosts by their roles before the fault.
+
+    ``kept``: what one of its functions leaves for another.
+    """
+
+    stage: Stage
+    primary: Host
+    standby: Host
+    kept: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Scenario:
     """A disaster.
 
-    fault: makes it happen to the primary of that name, returns what was seen of it; recover: the operator's command;
-    judge: what must be shown, from what was measured.
+    fault: makes it happen, returns what was seen of it; seen: did it, by the lab's own eyes (None: not known)?
+    types: the operator's commands, one after the other; {primary} and {standby} are the hosts' names; empty: nobody
+    types anything. component: the row of the procedures' RTO table that it is held against, "" for none.
+    ready: before clients trade. settled: for a fault that stops nobody: when it is over; its recovery time is then the
+    longest that clients were without an answer. looks: what must be shown beside what the ledger shows. mend: what ends
+    the fault afterwards.
     """
 
     name: str
     title: str
     story: str
-    fault: Callable[[str], dict[str, Any]]
-    recover: tuple[str, ...]
+    fault: Callable[[Situation], Mapping[str, Any]]
+    seen: Callable[[Situation], bool | None]
     judge: Callable[[Facts], list[Criterion]]
+    component: str
+    types: tuple[tuple[str, ...], ...] = ()
+    ready: Callable[[Situation], None] | None = None
+    settled: Callable[[Situation], bool] | None = None
+    looks: Callable[[Situation], list[Criterion]] | None = None
+    mend: Callable[[Situation], None] | None = None
+
+    def commands(self, situation: Situation) -> tuple[tuple[str, ...], ...]:
+        """``types``, with the hosts' names."""
+        names = {"primary": situation.primary.name, "standby": situation.standby.name}
+        return tuple(tuple(word.format(**names) for word in argv) for argv in self.types)
 
 
 def every() -> dict[str, Scenario]:
     """All scenarios by name."""
-    found = {}
-    for module in pkgutil.iter_modules(__path__):
-        scenario = getattr(importlib.import_module(f"{__name__}.{module.name}"), "SCENARIO", None)
-        if isinstance(scenario, Scenario):
-            found[scenario.name] = scenario
-    return found
+    return {scenario.name: scenario for scenario in _found()}
+
+
+def _found() -> Iterator[Scenario]:
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        if isinstance(one := getattr(module, "SCENARIO", None), Scenario):
+            yield one
+        yield from getattr(module, "SCENARIOS", ())

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lifeline import objectives
 from lifeline.ledger import Judgement
 from lifeline.model import Targets, Verdict
+from lifeline.objectives import Judged, Met
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,16 @@ class Facts:
     served_after: frozenset[str] | None = None
     """Who acknowledged writes begun after the fault."""
     judgement: Judgement | None = None
+    component: str = ""
+    """The row of the procedures' RTO table that the scenario is held against."""
+    looked: tuple[Criterion, ...] = ()
+    """What the scenario's own look found."""
+
+    def objectives(self) -> tuple[Judged, ...]:
+        """The procedures' rows that this drill measures: its own RTO, and the RPO of trades and positions."""
+        rpo = self.judgement.rpo_measured_s if self.judgement else None
+        rows = {"trades": rpo, "positions": rpo, **({self.component: self.rto_s} if self.component else {})}
+        return objectives.judge_all(rows, rows)
 
 
 def worst(criteria: Iterable[Criterion]) -> Verdict:
@@ -99,7 +111,7 @@ def writes_again(facts: Facts) -> Criterion:
     """A write begun after the fault was acknowledged and read back through the public name, within the maximum."""
     name = f"clients write again through the same name within {facts.targets.rto_max_s:g} s"
     if facts.rto_s is None:
-        begun = facts.recovery is not None
+        begun = facts.fault_seen is not None
         return criterion(name, False if begun else None, "no write through the public name read back after the fault")
     missed = "" if facts.rto_s <= facts.targets.rto_target_s else f", target {facts.targets.rto_target_s:g} s missed"
     return criterion(name, facts.rto_s <= facts.targets.rto_max_s, f"after {facts.rto_s:.1f} s{missed}")
@@ -144,3 +156,38 @@ def books_agree(facts: Facts) -> Criterion:
         return criterion(name, None, "one of the two could not be read")
     says = f"{len(judgement.unbooked)} executed and not booked, {len(judgement.invented)} booked and not executed"
     return criterion(name, not judgement.unbooked and not judgement.invented, says)
+
+
+def served_here(facts: Facts) -> Criterion:
+    """The host that was hit goes on by itself: nothing moved."""
+    name = "the same host answers after the fault"
+    if not facts.served_after or facts.primary is None:
+        return criterion(name, None, "no write was acknowledged after the fault")
+    return criterion(name, facts.served_after == {facts.primary}, f"by {', '.join(sorted(facts.served_after))}")
+
+
+def within_objectives(facts: Facts) -> Criterion:
+    """The procedures' own tables; a target missed is told, a maximum missed fails."""
+    judged = facts.objectives()
+    met = objectives.worst(judged)
+    holds = None if met is Met.UNKNOWN else met is not Met.FAIL
+    says = "; ".join(f"{one.objective.component}: {objectives.length(one.measured_s)}, {one.says}" for one in judged)
+    return criterion("within the procedures' RTO and RPO", holds, says)
+
+
+def recovered(facts: Facts, *, elsewhere: bool | None = False, typed: bool = True) -> list[Criterion]:
+    """What every recovery must show. elsewhere: must the other host serve afterwards (None: whichever)? typed: by an
+    operator's commands."""
+    served = {True: [served_elsewhere(facts)], False: [served_here(facts)], None: []}[elsewhere]
+    return [
+        under_load(facts),
+        fault_happened(facts),
+        *([command_succeeded(facts.recovery)] if typed else []),
+        writes_again(facts),
+        *served,
+        nothing_lost(facts),
+        nothing_twice(facts),
+        books_agree(facts),
+        *facts.looked,
+        within_objectives(facts),
+    ]
