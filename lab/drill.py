@@ -6,15 +6,19 @@ the runbook nothing but what those confirm.
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from lab import environment, lifecycle, report, scenarios
 from lab.conduct import Record, ending_in_order, say, undisturbed
 from lab.outsiders import CHECKOUT, poll
+from lab.pair import mend
 from lab.scenarios import Scenario, Situation
 from lab.scenarios.criteria import Criterion, Facts, Recovery, worst
 from lab.scenarios.trials import TRIALS
@@ -31,6 +35,7 @@ GRACE_S = 15.0
 EXIT = {Verdict.PASS: 0, Verdict.UNKNOWN: Unproven.exit_code, Verdict.FAIL: StepFailed.exit_code}
 INTERRUPTED = 130
 MIN_TTL_S = 10
+PAIR_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,18 @@ class Drill:
 
     # -- the end
 
+    def mend(self) -> None:
+        """End the fault, and wait for a pair of hosts where the lab goes on; what can't be mended is told."""
+        if self.fault is None or self.situation is None:
+            return
+        try:
+            if self.scenario.mend is not None:
+                self.scenario.mend(self.situation)
+            if (self.stage.was_up or self.options.keep) and not mend(self.stage, PAIR_S):
+                say("There is no healthy pair of hosts: fab status")
+        except (LifelineError, OSError, RuntimeError, subprocess.SubprocessError, httpx.HTTPError) as error:
+            say(f"What the drill broke could not be mended: {error}; fab status")
+
     def criteria(self) -> list[Criterion]:
         """The scenario's judgement of what was measured."""
         return self.scenario.judge(self.facts)
@@ -288,6 +305,7 @@ def _finish(drill: Drill) -> int:
         say(f"There is no report: {error!r}; the logs are in {drill.stage.logs}")
         code = 1
     finally:
+        drill.mend()
         drill.stage.stop(keep=drill.options.keep)
     return code
 
@@ -318,6 +336,10 @@ def main(
         if runs < 0 or ttl < MIN_TTL_S or mb < 0:
             raise BadInput(f"--runs is 1 or more, --ttl {MIN_TTL_S} or more, --mb 0 or more", hint="fab --help drill")
         return campaign.hold(TRIALS[scenario], Plan(max(1, runs), ttl, mb, keep, page))[1]
+    if scenario == "all" and not (runs or mb):
+        from lab import rehearsal  # it holds these drills
+
+        return rehearsal.hold_all(Options(keep=keep), page=page)
     wanted = named(scenario)
     if runs or mb or page:
         raise BadInput(f'there is no series of "{scenario}"; there are: {", ".join(TRIALS)}', hint="fab drill --list")

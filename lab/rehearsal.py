@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,9 @@ from typing import Any
 from lab import lifecycle, scenarios
 from lab.bench.page import machine
 from lab.conduct import say
-from lab.drill import EXIT, Options, run
+from lab.drill import EXIT, INTERRUPTED, Options, run
 from lab.outsiders import CHECKOUT
 from lab.scenarios.criteria import worst_of
-from lab.series.run import mended
 from lifeline.errors import LifelineError
 from lifeline.model import Verdict
 from lifeline.objectives import length
@@ -22,7 +23,7 @@ from lifeline.objectives import length
 PAGE = CHECKOUT / "docs/rehearsals.md"
 HEAD = """# Every scenario, rehearsed
 
-Written by `fab drill --scenario all --page`; never by hand. One lab, one pair of hosts, all scenarios one after the other.
+Written by `fab drill --scenario all --page`; never by hand. All scenarios one after the other, on one pair of hosts.
 """
 
 
@@ -39,7 +40,7 @@ class Held:
 
 
 def hold_all(options: Options, *, page: bool = False, root: Path = CHECKOUT) -> int:
-    """The worst exit code. The lab stays up from one to the next, and afterwards only if it was up before, or is kept."""
+    """The worst exit code. The lab stays up between them, and afterwards if it was up before or is to be kept."""
     lifecycle.require_root()
     was_up = _is_up()
     lifecycle.up(say=lambda text: say(f"   {text}"))
@@ -50,8 +51,6 @@ def hold_all(options: Options, *, page: bool = False, root: Path = CHECKOUT) -> 
             found.append(_held(name, scenario.title, folder))
             if code == INTERRUPTED:
                 break
-            if not mended(root):
-                say("   there is no pair of hosts any more: the next one begins with a new one")
     finally:
         if not (was_up or options.keep):
             lifecycle.down(say=say)
@@ -61,3 +60,32 @@ def hold_all(options: Options, *, page: bool = False, root: Path = CHECKOUT) -> 
     if page:
         PAGE.write_text(f"{HEAD}\n{machine()}\n\n{table(found)}\n\n{len(found)} scenarios in {length(took)}.\n")
     return EXIT[worst_of(one.verdict for one in found)]
+
+
+def _is_up() -> bool:
+    with contextlib.suppress(LifelineError):
+        return lifecycle.status().healthy
+    return False
+
+
+def _held(name: str, title: str, folder: Path) -> Held:
+    """From its report; a drill without one is UNKNOWN."""
+    try:
+        report = json.loads((folder / "report.json").read_text())
+    except (OSError, ValueError):
+        return Held(name, title, Verdict.UNKNOWN, (), 0.0, folder)
+    verdict, objectives = Verdict(report["verdict"]), tuple(report["objectives"])
+    return Held(name, title, verdict, objectives, float(report["seconds"]), folder)
+
+
+def table(found: Sequence[Held]) -> str:
+    """Markdown: a row a scenario."""
+    lines = ["| scenario | | RTO | target | RPO of trades | verdict | took |", "|---|---|---|---|---|---|---|"]
+    for one in found:
+        rto = next((row for row in one.objectives if row["kind"] == "rto"), None)
+        rpo = next((row for row in one.objectives if row["component"] == "trades"), None)
+        cells = [one.name, one.title, length(rto["measured_s"] if rto else None)]
+        cells += [f"{rto['component']}, < {length(rto['target_s'])}: {rto['verdict']}" if rto else "UNKNOWN"]
+        cells += [f"{length(rpo['measured_s'])}: {rpo['verdict']}" if rpo else "UNKNOWN", str(one.verdict)]
+        lines.append(f"| {' | '.join([*cells, f'{one.seconds:.0f} s'])} |")
+    return "\n".join(lines)

@@ -65,7 +65,12 @@ class Facts:
 
 def worst(criteria: Iterable[Criterion]) -> Verdict:
     """FAIL outranks UNKNOWN, UNKNOWN outranks PASS; nothing shown is UNKNOWN."""
-    verdicts = {criterion.verdict for criterion in criteria}
+    return worst_of(criterion.verdict for criterion in criteria)
+
+
+def worst_of(found: Iterable[Verdict]) -> Verdict:
+    """The same of verdicts."""
+    verdicts = set(found)
     if Verdict.FAIL in verdicts:
         return Verdict.FAIL
     return Verdict.PASS if verdicts == {Verdict.PASS} else Verdict.UNKNOWN

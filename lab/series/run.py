@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any
 
-from lab import faults
 from lab.conduct import Command, say
+from lab.pair import mend, pair
 from lab.scenarios.trials import Scene, Trial
 from lab.series import eyes
 from lab.series.verdict import LEAST_WRITES, Ack, Run, Seen, Zombie, record
@@ -62,19 +62,8 @@ class Site:
         return self.policy.lease_ttl_s + self.policy.lease_margin_s + 4.0
 
     def pair(self) -> Scene | None:
-        """Primary and standby, when each is what it must be and the standby could take over; else None."""
-        said = {host.name: eyes.health(host) for host in self.hosts}
-        roles = {found.get("role"): host for host in self.hosts if (found := said[host.name])}
-        if set(roles) != {"primary", "standby"}:
-            return None
-        old, new = roles["primary"], roles["standby"]
-        primary, standby = said[old.name], said[new.name]
-        copies = (standby.get("databases") or {}).values()
-        near = bool(copies) and all(copy["lag_s"] == 0.0 and not copy["stalled"] for copy in copies)
-        serves = primary["judgement"] == "serve" and primary["epoch"] == standby["epoch"]
-        pilot = standby.get("pilot") or {}
-        watches = pilot.get("lease") == "kept" and pilot.get("peer") == "serves"
-        return Scene(old, new) if serves and near and watches else None
+        """Primary and standby, when the standby could take over; else None."""
+        return pair(self.hosts)
 
     def flows(self, host: Host, since: float) -> bool:
         """Do clients write there, by a DNS answer that they have?"""
@@ -107,15 +96,8 @@ class Site:
         return scenes[0]
 
     def mend(self) -> None:
-        """After a run that left no pair: end every trouble, and do what an operator would."""
-        faults.heal()
-        for host in self.hosts:
-            if eyes.frozen(host):
-                faults.thaw(host.name)
-            if eyes.power(host) == "off":
-                faults.power_back(host.name)
-        if not eyes.await_(lambda: self.pair() is not None, self.back_s):
-            self.stage.command("reprotect", ["fab", "reprotect", "--yes"], lambda line: line).wait(COMMAND_S)
+        """After a run that left no pair."""
+        mend(self.stage, self.back_s)
 
 
 class Trying:

@@ -1,0 +1,45 @@
+"""A primary with a standby that could take over: is there one, and how it becomes one again after a trouble."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lab import faults
+from lab.scenarios.trials import Scene
+from lab.series import eyes
+from lab.stage import Stage
+from lifeline.model import Host
+
+REPROTECT_S = 180.0
+
+
+def pair(hosts: Sequence[Host]) -> Scene | None:
+    """Primary and standby, when each is what it must be and the standby could take over; else None."""
+    said = {host.name: eyes.health(host) for host in hosts}
+    roles = {found.get("role"): host for host in hosts if (found := said[host.name])}
+    if set(roles) != {"primary", "standby"}:
+        return None
+    old, new = roles["primary"], roles["standby"]
+    primary, standby = said[old.name], said[new.name]
+    copies = (standby.get("databases") or {}).values()
+    near = bool(copies) and all(copy["lag_s"] == 0.0 and not copy["stalled"] for copy in copies)
+    serves = primary["judgement"] == "serve" and primary["epoch"] == standby["epoch"]
+    pilot = standby.get("pilot") or {}
+    watches = pilot.get("lease") == "kept" and pilot.get("peer") == "serves"
+    return Scene(old, new) if serves and near and watches else None
+
+
+def mend(stage: Stage, within_s: float) -> bool:
+    """End every trouble, and do what an operator would where no pair comes of it; is there one then?"""
+    assert stage.inventory
+    hosts = stage.inventory.hosts
+    faults.heal()
+    for host in hosts:
+        if eyes.frozen(host):
+            faults.thaw(host.name)
+        if eyes.power(host) == "off":
+            faults.power_back(host.name)
+    if not eyes.await_(lambda: pair(hosts) is not None, within_s):
+        stage.command("reprotect", ["fab", "reprotect", "--yes"], lambda line: line).wait(REPROTECT_S)
+        return eyes.await_(lambda: pair(hosts) is not None, within_s)
+    return True
