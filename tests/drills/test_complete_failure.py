@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from lab import drill
+from lab import drill, scenarios
 from lab.drill import Options
-from lab.scenarios import complete_failure
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -21,7 +20,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def held(lab_session: Any) -> Iterator[tuple[dict[str, Any], Path]]:
     """One drill, for all tests of this file; it finds the session's lab up and leaves it up."""
-    folder, code = drill.run(complete_failure.SCENARIO, Options())
+    folder, code = drill.run(scenarios.every()["complete-failure"], Options())
     report = json.loads((folder / "report.json").read_text())
     assert code == 0, report["reasons"]
     yield report, folder

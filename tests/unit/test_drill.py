@@ -17,12 +17,14 @@ from lab import scenarios, stage
 from lab.conduct import Command, Record, everything, pulumi_progress
 from lab.drill import Drill, Fault, Options
 from lab.outsiders import Client
-from lab.scenarios import complete_failure, criteria
+from lab.rehearsal import Held, table
+from lab.scenarios import Situation, criteria
 from lab.scenarios.criteria import Facts, Recovery
 from lab.stage import Stage
 from lifeline.errors import BadInput, StepFailed, Unproven
 from lifeline.ledger import Acknowledged, Survivor, judge
 from lifeline.model import Targets, Verdict
+from lifeline.objectives import OBJECTIVES
 
 TARGETS = Targets(600, 1800, 0, 60)
 KEPT = judge([Acknowledged("a", 1.0)], [Survivor("a")], fault_at=2.0, outside=[Survivor("a")])
@@ -35,11 +37,12 @@ GOOD = Facts(
     rto_s=20.0,
     served_after=frozenset({"backup-singapore"}),
     judgement=KEPT,
+    component="complete failover",
 )
 
 
 def verdict(facts: Facts) -> Verdict:
-    return criteria.worst(complete_failure.judge(facts))
+    return criteria.worst(scenarios.every()["complete-failure"].judge(facts))
 
 
 def test_everything_shown_is_a_pass() -> None:
@@ -158,6 +161,71 @@ def test_the_ledger_is_read_as_it_grows_and_a_half_line_waits(tmp_path: Path) ->
     assert [event.kind for event in client.read()] == ["sent", "acknowledged"]
 
 
+# -- scenarios that differ
+
+
+def test_a_service_that_is_begun_anew_answers_on_the_same_host() -> None:
+    restart = scenarios.every()["service-restart"]
+    here = replace(GOOD, recovery=None, served_after=frozenset({"primary-newyork"}), component="service restart")
+    assert criteria.worst(restart.judge(here)) is Verdict.PASS
+    assert criteria.worst(restart.judge(replace(here, served_after=GOOD.served_after))) is Verdict.FAIL
+    assert criteria.worst(restart.judge(replace(here, served_after=None))) is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("rto_s", "component", "verdict"),
+    [
+        (20.0, "service restart", Verdict.PASS),
+        (90.0, "service restart", Verdict.PASS),  # the target missed, the maximum kept: it is told
+        (301.0, "service restart", Verdict.FAIL),
+        (201.0, "database recovery", Verdict.PASS),
+        (None, "database recovery", Verdict.UNKNOWN),
+    ],
+)
+def test_each_scenario_is_held_against_the_procedures_own_row(
+    rto_s: float | None, component: str, verdict: Verdict
+) -> None:
+    found = criteria.within_objectives(replace(GOOD, rto_s=rto_s, component=component))
+    assert found.verdict is verdict
+    assert ("missed" in found.says) == (rto_s == 90.0)
+
+
+def test_what_a_scenario_looks_for_itself_counts() -> None:
+    bad = criteria.criterion("the books were compared", False, "3 differences")
+    assert verdict(replace(GOOD, looked=(bad,))) is Verdict.FAIL
+
+
+def test_commands_name_the_hosts_and_every_scenario_has_its_row() -> None:
+    known = scenarios.every()
+    situation = Situation(
+        SimpleNamespace(),  # type: ignore[arg-type]
+        SimpleNamespace(name="primary-newyork"),  # type: ignore[arg-type]
+        SimpleNamespace(name="backup-singapore"),  # type: ignore[arg-type]
+    )
+    assert known["manual-failover"].commands(situation) == (
+        ("fab", "failover", "--target", "backup-singapore", "--yes"),
+    )
+    assert {scenario.component for scenario in known.values()} <= set(OBJECTIVES)
+
+
+def test_the_table_of_all_scenarios_says_unknown_for_what_was_not_measured(tmp_path: Path) -> None:
+    rows = tuple(one.to_json() for one in GOOD.objectives())
+    held = Held("complete-failure", "Complete failure", Verdict.PASS, rows, 61.0, tmp_path)
+    lost = Held("rebuild", "Everything gone", Verdict.UNKNOWN, (), 0.0, tmp_path)
+    lines = table([held, lost]).splitlines()
+    assert "| 20 s | complete failover, < 10 min: PASS | 0 s: PASS | PASS | 61 s |" in lines[2]
+    assert "| UNKNOWN | UNKNOWN | UNKNOWN | UNKNOWN | 0 s |" in lines[3]
+
+
+def test_the_operator_stops_typing_when_a_command_failed(tmp_path: Path) -> None:
+    bench = Stage(tmp_path, "x", 1.0)
+    bench.env = dict(os.environ)
+    typist = bench.type([("true",), ("false",), ("touch", str(tmp_path / "never"))])
+    typist.wait(30)
+    assert (typist.code, (tmp_path / "never").exists()) == (1, False)
+    assert typist.log.name == "recovery-2.log" and "touch" in str(typist)
+
+
 # -- the whole, with everything that costs root replaced
 
 
@@ -179,7 +247,7 @@ class Bench:
         self.downs += 1
 
     def run(self, **options: Any) -> tuple[dict[str, Any], int]:
-        folder, code = drills.run(complete_failure.SCENARIO, Options(**options), self.root)
+        folder, code = drills.run(scenarios.every()["complete-failure"], Options(**options), self.root)
         return json.loads((folder / "report.json").read_text()), code
 
 
@@ -228,7 +296,7 @@ def test_keep_leaves_the_lab(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_clients_wait_for_the_ttl_is_told_from_the_recoverys_own_time(tmp_path: Path) -> None:
     """Fault at 100, DNS changed at 107; the answer ran out at 105 and was renewed, to the old address, until 135."""
-    drill = Drill(complete_failure.SCENARIO, Options(), tmp_path)
+    drill = Drill(scenarios.every()["complete-failure"], Options(), tmp_path)
     ledger = tmp_path / "ledger.jsonl"
     lines = [
         {"event": "resolved", "mono": 75.0, "address": "1", "until": 105.0},
@@ -238,7 +306,7 @@ def test_the_clients_wait_for_the_ttl_is_told_from_the_recoverys_own_time(tmp_pa
     ledger.write_text("".join(json.dumps({**line, "wall": 0.0}) + "\n" for line in lines))
     drill.stage.client = Client("n", 1, ledger, tmp_path / "log", 1.0)
     drill.stage.client.read()
-    drill.fault = Fault(0.0, 100.0, 100.1, {})
+    drill.fault = Fault(0.0, 100.0, 100.1, True, {})
     drill.stage.inventory = SimpleNamespace(record=SimpleNamespace(ttl=30))  # type: ignore[assignment]
     drill.stage.watcher = SimpleNamespace(changed_after=lambda mono: 107.0)  # type: ignore[assignment]
     assert drill.timing() == {

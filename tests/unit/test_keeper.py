@@ -78,7 +78,10 @@ class Host:
             self.successes["verify-weekly"] = self.now().isoformat()
 
     def run(self, seconds: float) -> None:
-        end, step = self.seconds + seconds, 2 if seconds <= 300 else 20 if seconds < 3600 else 30 if seconds <= 4 * 3600 else 120
+        end, step = (
+            self.seconds + seconds,
+            2 if seconds <= 300 else 20 if seconds < 3600 else 30 if seconds <= 4 * 3600 else 120,
+        )
         while self.seconds < end:
             self.seconds += step
             self.keeper.look(self.config)
