@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 from lab import config
@@ -36,7 +37,8 @@ def init(name: str) -> int:
     """The process 1 of a droplet, by its number out here."""
     for pid in running(name).pids():
         with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text() == "systemd\n":
+            numbers = re.search(r"(?m)^NSpid:(.*)$", Path(f"/proc/{pid}/status").read_text())
+            if numbers and len(inside := numbers[1].split()) > 1 and inside[-1] == "1":
                 return pid
     raise BadInput(f"droplet {name!r} has not booted", hint=f"python -m lab.faults power_back {name}")
 

@@ -13,7 +13,7 @@ import httpx
 
 from lab import config
 from lab.find import init, running, within
-from lifeline.errors import BadInput
+from lifeline.errors import BadInput, StepFailed
 
 
 def kill_service(droplet: str, program: str = "bin/genesis serve") -> None:
@@ -75,7 +75,7 @@ def small_disk(droplet: str, path: str, mb: str = "64") -> None:
 def small_disk_gone(droplet: str, path: str) -> None:
     """End `small_disk`; what it holds goes back to the large one."""
     kept = {one.name: one.read_bytes() for one in within(droplet, path).iterdir() if one.is_file()}
-    _inside(droplet, "umount", "-l", path)
+    _inside(droplet, "umount", "--lazy", path)
     folder = within(droplet, path)
     status = folder.stat()
     for name, data in kept.items():
@@ -98,7 +98,11 @@ def _processes(droplet: str, words: str) -> list[int]:
 
 
 def _inside(droplet: str, *argv: str) -> None:
-    subprocess.run(["nsenter", "-t", str(init(droplet)), "-m", *argv], check=True, capture_output=True)
+    done = subprocess.run(
+        ["nsenter", "-t", str(init(droplet)), "-m", *argv], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise StepFailed(f"{' '.join(argv)} on {droplet}: {done.stderr.strip()}")
 
 
 def _read(path: Path, at: int, count: int) -> bytes:

@@ -174,6 +174,12 @@ def _used(situation: Situation) -> float:
     return usage.used / usage.total
 
 
+def _has_room_again(situation: Situation) -> bool:
+    """The keeper has been through: old logs are gone, and there is room."""
+    here = {path.name.removesuffix(".gz") for path in _logs(situation).iterdir()}
+    return not here & set(situation.kept["old"]) and _used(situation) < FULL
+
+
 def _nothing_gone_that_is_not_kept(situation: Situation) -> list[Criterion]:
     """What is gone from the disk is in the vault; what is young is on the disk still, packed."""
     stage, inventory = situation.stage, situation.stage.inventory
@@ -267,7 +273,7 @@ SCENARIOS = (
         ready=_small_disk,
         fault=_fill,
         seen=lambda situation: situation.kept["full"] > FULL,
-        settled=lambda situation: _used(situation) < FULL,
+        settled=_has_room_again,
         judge=_by_itself,
         looks=_nothing_gone_that_is_not_kept,
         component="service restart",
