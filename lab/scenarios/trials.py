@@ -36,7 +36,7 @@ class Trial:
     """before: what happens while all is well. trouble: True when the lab sees that it happened. after: what the trouble
     ends with; ``way``: how the old primary comes back, "" when it never was away. types: the operator's command, from
     home and from away; empty: nobody types anything. fence: policy.fenceRequired. promised: for a ttl, the most that
-    median and worst may be, in seconds."""
+    median and worst may be, in seconds: of the outside write, in a switchover of the outage."""
 
     name: str
     title: str
@@ -216,6 +216,7 @@ _TABLE = (
         expects="switchover",
         trouble=_nothing,
         types=_home_and_back,
+        promised={30: (5.0, None), 10: (5.0, None)},
     ),
 )
 TRIALS: Mapping[str, Trial] = {trial.name: trial for trial in _TABLE}

@@ -72,11 +72,11 @@ class Plan:
 
 def row(trial: Trial, plan: Plan, runs: Sequence[Run]) -> Cells:
     """One series, but for when and where."""
-    outside = [run.outside_s for run in runs]
+    outside, outage = [run.outside_s for run in runs], [run.outage_s for run in runs]
     return (
         *(trial.name, str(plan.ttl), str(plan.runs), str(sum(run.verdict is Verdict.PASS for run in runs))),
-        *(_spread(outside), _promise(trial, plan, outside), _spread([run.rto_s for run in runs])),
-        *(_spread([run.outage_s for run in runs]), _spread([run.promotion_s for run in runs])),
+        *(_spread(outside), _promise(trial, plan, outage if trial.expects == "switchover" else outside)),
+        *(_spread([run.rto_s for run in runs]), _spread(outage), _spread([run.promotion_s for run in runs])),
         _spread([run.pause_s for run in runs]),
         *(_sum([run.lost for run in runs]), _sum([run.duplicated for run in runs])),
         _sum([None if run.overlap_s is None else int(run.overlap_s > 0) for run in runs]),
@@ -101,15 +101,17 @@ def _zombies(runs: Sequence[Run]) -> str:
     return f"{sum(back)} of {len(back)}" if back else "-"
 
 
-def _promise(trial: Trial, plan: Plan, outside: Sequence[float | None]) -> str:
+def _promise(trial: Trial, plan: Plan, measured: Sequence[float | None]) -> str:
     """What was promised of this series, and whether it is kept; a run without a number keeps nothing."""
     promised = trial.promised.get(plan.ttl)
     if promised is None:
         return "-"
     median, worst = promised
-    known = [value for value in outside if value is not None]
+    known = [value for value in measured if value is not None]
     kept = len(known) == plan.runs and statistics.median(known) < median and (worst is None or max(known) < worst)
-    words = f"< {median:g}" + (f" / < {worst:g}" if worst is not None else "")
+    words = f"{'outage ' if trial.expects == 'switchover' else ''}< {median:g}" + (
+        f" / < {worst:g}" if worst is not None else ""
+    )
     return f"{words}: {'PASS' if kept else 'MISSED'}"
 
 
@@ -172,8 +174,10 @@ def _number(text: str) -> float:
 
 
 def section(rows: Sequence[Cells]) -> str:
-    """The table of series."""
-    return _table(TITLE, HOW, HEADS, rows)
+    """The table of series, and what all of them say of what came back."""
+    back = [cells[HEADS.index("zombies safe")].split(" of ") for cells in rows]
+    safe, all_ = (sum(int(one[side]) for one in back if len(one) == 2) for side in (0, 1))
+    return f"{_table(TITLE, HOW, HEADS, rows)}\nOf all that came back, in whatever way: {safe} of {all_} safe.\n"
 
 
 def size_row(trial: Trial, plan: Plan, runs: Sequence[Run]) -> Cells:

@@ -18,6 +18,7 @@ from dnslib.server import BaseResolver, DNSServer
 
 from lab import bucketguard, front, proxy
 from lab.proxy import ProxySpec
+from lab.series.eyes import read_noted
 from lab.servers import prepare
 from tests.contract.stores import OPERATOR, free_ports, outcome, running, spaces_spec, wait_until
 
@@ -81,6 +82,23 @@ def client(request: pytest.FixtureRequest, through: tuple[str, str], monkeypatch
         region_name="us-east-1",
         config=BotoConfig(s3={"addressing_style": request.param}, retries={"total_max_attempts": 1}),
     )
+
+
+def test_who_changed_what_is_noted_and_of_what_was_read_only_the_lease(client: Any, tmp_path_factory: Any) -> None:
+    key = f"noted-{next(_numbers)}"
+    for name in (key, f"lease/{key}"):
+        client.put_object(Bucket=BUCKET, Key=name, Body=b"1")
+        client.get_object(Bucket=BUCKET, Key=name)
+    client.delete_object(Bucket=BUCKET, Key=key)
+    notes = next(tmp_path_factory.getbasetemp().glob(f"proxy[0-9]*/{proxy.NOTED}"))
+    noted = [one for one in read_noted(notes.read_text().splitlines()) if key in one.path and one.from_ == "127.0.0.1"]
+    fronts = [(one.method, "/lease/" in one.path, one.status) for one in noted if one.to == "127.0.0.1"]
+    # Once by the front and once by the proxy, through which this client comes.
+    assert {(one, fronts.count(one)) for one in fronts} == {
+        *((("PUT", lease, 200), 2) for lease in (False, True)),
+        (("GET", True, 200), 2),
+        (("DELETE", False, 204), 2),
+    }
 
 
 def test_boto3_writes_and_reads_by_name(client: Any):

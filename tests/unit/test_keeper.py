@@ -232,6 +232,7 @@ def test_an_entry_from_the_future_makes_no_storm(tmp_path: Path) -> None:
     assert host.asked == ["backup --full", "backup", "backup", "backup"]
 
 
+@pytest.mark.timeout(240)  # a day and more of looks: a minute on a busy machine
 def test_late_jobs_are_told_until_they_are_done(tmp_path: Path) -> None:
     host = Host(tmp_path)
     host.successes = {"backup-full": "2026-01-02T02:00:00+00:00", "backup-incremental": "2026-01-02T12:00:00+00:00"}
@@ -302,6 +303,7 @@ def test_a_disk_that_nobody_can_relieve_is_told(tmp_path: Path, monkeypatch: pyt
     assert "disk-critical" in names(host)
 
 
+@pytest.mark.timeout(240)  # a day and more of looks: a minute on a busy machine
 def test_the_primary_tells_what_a_dead_standby_does_not_do(tmp_path: Path) -> None:
     host = Host(tmp_path)
     host.successes = dict.fromkeys(("verify", "verify-weekly"), "2026-01-02T03:00:00+00:00")

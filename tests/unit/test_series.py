@@ -220,6 +220,7 @@ def test_a_series_replaces_its_own_row_and_no_other(tmp_path: Path, monkeypatch:
     assert rows[0][page.HEADS.index("lost")] == "0, 1 UNKNOWN"
     assert rows[1][page.HEADS.index("kept answers, s")] == "12.0 / 12.0"
     assert rows[2][page.HEADS.index("zombies safe")] == "-"
+    assert "in whatever way: 3 of 3 safe" in path.read_text()
     assert "kept" in path.read_text()
 
 
