@@ -510,6 +510,7 @@ def test_lifeline_hosts_own_words_are_the_jobs_failure(tmp_path: Path) -> None:
         (Seen("primary", disk_free=100 << 20), "disk-short"),
         (Seen("primary", largest_database=10 << 30, disk_free=12 << 30), "disk-short"),
         (Seen("standby", memory_available=50 << 20), "memory-short"),
+        (Seen("primary", checkpointed={"trades": 2}), "foreign-checkpoint-trades"),
         (Seen("none", disk_percent=85.0, disk_limit=85), "disk-critical"),
         (Seen("primary", replica_age_s=61), "replica-stale"),
         (Seen("primary", replica_unseen=True), "replica-unseen"),
