@@ -36,13 +36,13 @@ def open_site(*, fresh: bool = False, read_only: bool = False, with_cloud: bool 
 def site_of(root: Path, loaded: inventories.Loaded, *, read_only: bool = False, with_cloud: bool = True) -> Site:
     """A site over an inventory that was loaded already."""
     found = loaded.inventory
-    cloud: Cloud = DigitalOcean.from_environment(found.cloud_api) if with_cloud else cast("Cloud", NoCloud())
+    cloud = DigitalOcean.from_environment(found.cloud_api) if with_cloud else None
     screen = Screen(sys.stdout, sys.stderr, found.secrets())
     return Site(
         root=root,
         loaded=loaded,
         hosts=Hosts(found.hosts, hear=screen.hear),
-        cloud=ReadOnly(cloud) if read_only else cloud,
+        cloud=cast("Cloud", NoCloud()) if cloud is None else ReadOnly(cloud) if read_only else cloud,
         leases=LeaseDoor(found, _environment("AWS"), f"operator:{getpass.getuser()}", read_only),
         vault=VaultDoor(found, _environment("SPACES"), read_only),
         outside=Outside(found.record.fqdn, partial(Names, resolvers=found.dns.resolvers)),
