@@ -168,7 +168,7 @@ RESTORE = {
     "at": 'a time, "2026-01-15 14:00:00" in UTC; default: the newest data',
     "txid": "a transaction of the replica, instead of a time",
     "from": "vault, offsite, snapshot or local; default: whatever has the newest data",
-    "to": "HOST:PATH, a copy to look at; nothing else is touched",
+    "to": "HOST:PATH, a copy to look at; nothing else is touched. here:PATH is this machine: needs no host at all",
     "only": "config, state, logs or database (the default), may be given several times; files come out of a backup",
     "table": "rows of one table out of that copy, as SQL or CSV, to the screen or to the file --to",
     "format": "with --table: sql (the default) or csv",
@@ -187,7 +187,7 @@ def restore(
     to: str = "",
     only: Any = None,
     table: str = "",
-    format: str = "sql",
+    format: str = "",
     salvage: bool = False,
     before_corruption: bool = False,
     check: str = "",
@@ -202,19 +202,22 @@ def restore(
     from runbooks.extract import table as rows_of
     from runbooks.restore import inspect
     from runbooks.restore import restore as run
+    from runbooks.wanted import one_way
 
-    with open_site(read_only=dry_run or bool(to)) as site:
-        waived, parts = tuple(waive or ()), tuple(only or ())
-        if table:
-            rows_of(site, table, at or None, txid=txid or None, source=from_ or None, form=format, to=to or None)
-        elif salvage:
+    waived, parts, source = tuple(waive or ()), tuple(only or ()), from_ or None
+    moment = {"at": at, "txid": txid, "from": from_, "to": to, "only": parts}
+    ways = {"table": table, "salvage": salvage, "before-corruption": before_corruption}
+    way = one_way({**ways, **moment, "format": format, "check": check, "dry-run": dry_run, "waive": waived})
+    with open_site(read_only=dry_run or bool(to), with_cloud=way != "to") as site:
+        if way == "table":
+            rows_of(site, table, at or None, txid=txid or None, source=source, form=format or "sql", to=to or None)
+        elif way == "salvage":
             recover(site, to)
-        elif before_corruption:
+        elif way == "before-corruption":
             search(site, check or None, yes=yes, dry_run=dry_run, waive=waived)
-        elif to:
-            inspect(site, to, at or None, txid=txid or None, source=from_ or None, only=parts)
+        elif way == "to":
+            inspect(site, to, at or None, txid=txid or None, source=source, only=parts, waive=waived)
         else:
-            source = from_ or None
             run(site, at or None, txid=txid or None, source=source, only=parts, yes=yes, dry_run=dry_run, waive=waived)
 
 
@@ -270,12 +273,22 @@ def status(_: Context, json: bool = False, watch: bool = False) -> None:
         run(site, as_json=json)
 
 
-@verb(help={"from_vault": "the sealed copy in the vault", "from_host": "a host's address", "host_key": "its host key"})
-def inventory(_: Context, from_vault: bool = False, from_host: str = "", host_key: str = "") -> None:
-    """Renew the cached inventory: from Pulumi, or with Pulumi gone from the vault or from a host."""
+@verb(
+    help={
+        **{
+            "from_vault": "the sealed copy in the vault",
+            "from_offsite": "the sealed copy off-site, on AWS",
+        },
+        **{"from_host": "a host's address", "host_key": "its host key"},
+    }
+)
+def inventory(
+    _: Context, from_vault: bool = False, from_offsite: bool = False, from_host: str = "", host_key: str = ""
+) -> None:
+    """Renew the cached inventory: from Pulumi, or with Pulumi gone from the vault, off-site or from a host."""
     from runbooks.break_glass import renew
 
-    renew(from_vault=from_vault, from_host=from_host, host_key=host_key)
+    renew(from_vault=from_vault, from_offsite=from_offsite, from_host=from_host, host_key=host_key)
 
 
 @verb(help={"dry_run": TASK["dry_run"]})

@@ -50,6 +50,8 @@ class Seen:
     unguarded: bool = False
     drills: Sequence[Mapping[str, Any]] = ()
     """Drills that are overdue: {"name", "says", "next"}."""
+    checkpointed: Mapping[str, int] = field(default_factory=dict)
+    """By database: how often its log was begun anew by another than Litestream."""
 
 
 DISK_FACTOR, DISK_EXTRA = 2.2, 256 << 20  # a restored copy beside the live one, and what is kept
@@ -126,6 +128,14 @@ def _replica(seen: Seen) -> Iterable[Alert]:
         says = f"nothing has reached the vault for {seen.replica_age_s:.0f} s: newer writes are on this host alone"
         yield Alert("replica-stale", says, "fab status; is the vault reachable from this host?")
 
+    for name, times in seen.checkpointed.items():
+        says = (
+            f"the log of {name} was begun anew {times} times by another than Litestream: its replica may lack what was "
+            "written while Litestream wasn't running. The independent backups don't rest on it"
+        )
+        yield Alert(
+            f"foreign-checkpoint-{name}", says, "fab backup; then have the service leave checkpoints alone (service.md)"
+        )
     if seen.replica_unseen:
         says = "whether writes reach the vault can't be seen: they may be on this host alone"
         yield Alert("replica-unseen", says, "fab status; read /var/log/supervisor/litestream.log on that host")

@@ -51,24 +51,26 @@ def one_at_a_time(config: Config, what: str) -> Iterator[None]:
 
 
 def repositories(config: Config) -> dict[Place, Repository]:
-    """Where this host keeps its backups, each a repository of its own: in the vault, on its disk, and off-site."""
-    layout, service = config.layout, config.service.name
-    password, cache = layout.restic_password, layout.root / "var/cache/lifeline/restic"
-    found: dict[Place, Repository] = {
-        "vault": snapshots.in_bucket("vault", service, config.destination, password, cache),
-        "local": snapshots.on_host(layout.state / "local", password, cache),
+    """Where this host keeps its backups, each a repository of its own: in the vault, on its disk, and off-site where it
+    was given a key for that."""
+    return {
+        place: repository(config, place)
+        for place in snapshots.PLACES
+        if place != "offsite" or config.offsite_destination is not None
     }
-    if away := config.offsite_destination:
-        found["offsite"] = snapshots.in_bucket("offsite", service, away, password, cache / "offsite")
-    return found
 
 
 def repository(config: Config, place: Place) -> Repository:
     """One of them. BadConfig: this host was given no key for it."""
-    found = repositories(config).get(place)
-    if found is None:
+    layout, service = config.layout, config.service.name
+    password, cache = layout.restic_password, layout.restic_cache
+    if place == "local":
+        return snapshots.on_host(layout.state / "local", password, cache)
+    if place == "vault":
+        return snapshots.in_bucket("vault", service, config.destination, password, cache)
+    if (away := config.offsite_destination) is None:
         raise BadConfig(f"the inventory on {config.name} holds no {place} key for it", hint="fab provision")
-    return found
+    return snapshots.in_bucket("offsite", service, away, password, cache / "offsite")
 
 
 def backup(config: Config, vault: Vault, kind: Kind, *, progress: Say = say) -> Answer:
@@ -77,7 +79,7 @@ def backup(config: Config, vault: Vault, kind: Kind, *, progress: Say = say) -> 
     role = read_role(config.layout)
     if role.role != "primary":
         return {"skipped": f"{config.name} is {role.role}, not primary"}
-    begun, staging = time.monotonic(), config.layout.state / "backup"
+    begun, staging = time.monotonic(), config.layout.staging
     with one_at_a_time(config, "backup"):
         shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         _require_room(config)

@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lifeline import backups, points, sources
+from lifeline import backups, points, room, sources
 from lifeline.errors import BadInput, DataBad, LifelineError, StepFailed
 from lifeline.layout import Config
 from lifeline.model import Verdict
 from lifeline.points import Point
 from lifeline.progress import Say, during, say
-from lifeline.restores import require_room
+from lifeline.restores import beside
 from lifeline.service import Invariant
 from lifeline.sources import Copy
 from lifeline.store import Store
@@ -82,8 +82,9 @@ def search(config: Config, store: Store, epoch: int, check: str | None, progress
     Answers {"good": {"epoch", "txid", "at"} or null, "bad": the same, "tried", "points", "lost": {"seconds",
     "transactions", "rows": {table: [then, now]}}}; times are the commits', exact enough for `restore --at`.
     """
-    require_room(config)
-    scratch, listed = config.layout.state / "search", _points(config, store, epoch)
+    scratch = config.layout.state / "search"
+    room.require_disk(config.name, beside(config, sources.in_folder(scratch)))
+    listed = _points(config, store, epoch)
     if not listed:
         raise StepFailed("the vault has no point to search", hint="fab backups; fab restore --from local")
     counts: dict[int, dict[str, int]] = {}

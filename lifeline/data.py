@@ -138,9 +138,11 @@ def rebuild_point(
     output: Path,
     txid: int | None,
     within: float,
+    *,
+    fits: Callable[[int], None] = lambda size: None,
 ) -> rebuild.Rebuilt:
     """A database as of `txid` (None: the end), written to `output`; damaged files are gone round where others hold
-    the same transactions. Raises Gap when they don't."""
+    the same transactions. Raises Gap when they don't. `fits` may refuse its size, before anything is written."""
     deadline, avoid, meter = time.monotonic() + within, frozenset[str](), Meter(f"restoring {database}")
 
     def watch(done: int, total: int) -> None:
@@ -150,6 +152,7 @@ def rebuild_point(
 
     while True:
         plan = points.plan(store, service, epoch, database, txid=txid, avoid=avoid)
+        fits(points.size(store, plan))
         try:
             return rebuild.rebuild(store, plan, output, progress=watch)
         except rebuild.Damaged as damaged:

@@ -131,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
         "--only", action="append", default=[], help="database (the default), configuration, state, logs"
     )
     restore.add_argument("--older", action="store_true", help="take an older source when the newest fails")
+    restore.add_argument("--low-memory", action="store_true", help="try although memory is short of what it needs")
     restore.add_argument("--stage", action="store_true", help="don't swap: the service may go on")
     restore.add_argument("--to", help="into this folder, to be looked at; nothing live is touched")
     restore.add_argument("--plan", action="store_true", help="only say what it would take")
@@ -419,15 +420,16 @@ def _restore(layout: Layout, arguments: argparse.Namespace) -> Answer:
     config = load_config(layout)
     doors = _doors(config)
     want = restores.wanted(arguments.epoch, arguments.at, arguments.txid, arguments.source, arguments.only)
+    waived = restores.Waived(arguments.older, arguments.low_memory)
     if arguments.plan:
         return restores.outline(config, doors, want)
     if arguments.to:
-        return restores.inspect(config, doors, want, Path(arguments.to))
-    supervisor, older = _supervisor(layout), arguments.older
+        return restores.inspect(config, doors, want, Path(arguments.to), waived)
+    supervisor = _supervisor(layout)
     if arguments.stage:
-        return restores.restore(config, supervisor, doors, want, stage_only=True, older=older)
+        return restores.restore(config, supervisor, doors, want, stage_only=True, waived=waived)
     with _changing(layout):
-        return restores.restore(config, supervisor, doors, want, older=older)
+        return restores.restore(config, supervisor, doors, want, waived=waived)
 
 
 def _search_clean(layout: Layout, arguments: argparse.Namespace) -> Answer:
@@ -464,7 +466,11 @@ def _salvage(layout: Layout, arguments: argparse.Namespace) -> Answer:
 def _doors(config: Config) -> Any:
     from lifeline import host_stores, restores
 
-    return restores.Doors(lambda: host_stores.open_vault_store(config), lambda: host_stores.open_offsite_store(config))
+    return restores.Doors(
+        lambda: host_stores.open_vault_store(config),
+        lambda: host_stores.open_offsite_store(config),
+        lambda: host_stores.open_vault_store(config, patient=False),
+    )
 
 
 def _hook(layout: Layout, arguments: argparse.Namespace) -> Answer:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lifeline import copies, proc, replica, wal
+from lifeline import checkpoints, copies, proc, replica, wal
 from lifeline.errors import BadConfig, Refused
 from lifeline.layout import Config, read_role
 from lifeline.roles import ask_agent
@@ -63,6 +63,7 @@ def settle(config: Config, epoch: int | None = None) -> None:
             continue
         local = config.layout.state / "litestream" / f"epoch-{epoch:04d}" / database.name / "ltx/0"
         if wal.begin_anew(live, local):
+            checkpoints.note_anew(config.layout.run)
             say(f"{live}: its log isn't what the replica goes on from; a full copy will be taken")
 
 

@@ -77,10 +77,12 @@ def open_vault(config: Config, *, patient: bool = True) -> HostVault:
     return HostVault(lambda: open_store(ref, key, direct=True, connect_s=2.0, read_s=4.0, attempts=1))
 
 
-def open_vault_store(config: Config) -> Store:
-    """The vault with this host's own key, as a Store."""
+def open_vault_store(config: Config, *, patient: bool = True) -> Store:
+    """The vault with this host's own key, as a Store. Impatient to see whether it is there at all."""
     key = _own(config, config.inventory.host(config.name).vault_key, "vault")
-    return open_store(config.inventory.vault, key, direct=True)
+    if patient:
+        return open_store(config.inventory.vault, key, direct=True)
+    return open_store(config.inventory.vault, key, direct=True, read_s=10.0, attempts=1)
 
 
 def open_offsite_store(config: Config) -> Store:

@@ -79,7 +79,7 @@ def load(root: Path, stack: str, *, fresh: bool = False) -> Loaded:
         return Loaded(loaded.inventory, loaded.origin + why)
     raise BadConfig(
         f"no inventory for stack {stack}: {'; '.join(problems)}",
-        hint="pulumi up; or, with Pulumi gone: fab inventory --from-vault, or fab inventory --from-host ADDRESS",
+        hint="pulumi up; or, with Pulumi gone: fab inventory --from-vault, --from-offsite, or --from-host ADDRESS",
     )
 
 
@@ -113,9 +113,11 @@ def from_host(remote: Remote) -> Loaded:
     )
 
 
-def from_sealed(sealed: bytes, unseal: Callable[[bytes], bytes]) -> Loaded:
-    """The vault's sealed copy; ``unseal`` knows the passphrase."""
-    return Loaded(Inventory.from_json(unseal(sealed), "the vault's sealed inventory"), "the vault's sealed copy")
+def from_sealed(sealed: bytes, unseal: Callable[[bytes], bytes], where: str = "the vault") -> Loaded:
+    """A vault's sealed copy; ``unseal`` knows the passphrase."""
+    return Loaded(
+        Inventory.from_json(unseal(sealed), f"the sealed inventory in {where}"), f"the sealed copy in {where}"
+    )
 
 
 def save(root: Path, inventory: Inventory) -> Path:

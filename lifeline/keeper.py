@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import alerts, deadman, forks, logs, proc, roles, schedule, sentinel
+from lifeline import alerts, checkpoints, deadman, forks, logs, proc, roles, room, schedule, sentinel
 from lifeline.errors import LifelineError, StepFailed
 from lifeline.layout import (
     Config,
@@ -102,6 +102,7 @@ class Keeper:
         self._next: dict[str, float] = {}
         self._disk_percent: float | None = None
         self._disk_over: datetime | None = None
+        self._logs: dict[str, checkpoints.Watched] = {}
 
     def look(self, config: Config) -> None:
         """One round: role, job, sentinel, catalogue, alerts, and the next job if none runs."""
@@ -114,6 +115,7 @@ class Keeper:
             self._write_sentinel(config)
         if self._time_for("disk", ALERTS_S):
             self._look_at_disk(config)
+            self._logs = checkpoints.look(config, self._logs, self._now())
         if settled:
             self._read_catalogue(SOON_S if self._troubled else CATALOGUE_S)
             if self._running is None and (wanted := self._relief(config, role)):
@@ -263,7 +265,8 @@ class Keeper:
             disk_percent=self._disk_percent,
             disk_limit=config.inventory.thresholds.disk_percent,
             relief_to_come=settled and self._relief_to_come(config),
-            memory_available=memory_available(),
+            checkpointed=checkpoints.strangers(self._logs, self._now()),
+            memory_available=room.memory_available(),
             replica_age_s=max(known, default=None),
             replica_stale_s=config.inventory.policy.max_lag_s,
             replica_unseen=primary and len(known) < len(config.service.databases),
@@ -322,14 +325,6 @@ def note_job(layout: Layout, name: str, job: dict[str, Any]) -> None:
     """Keep it, atomically; what was counted of failures stays while it runs."""
     jobs = read_jobs(layout)
     write_file(layout.state / "jobs.json", json.dumps({**jobs, name: {**jobs.get(name, {}), **job}}), mode=0o644)
-
-
-def memory_available(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes that can be had without swapping; None where the kernel doesn't say."""
-    for line in meminfo.read_text().splitlines() if meminfo.exists() else ():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def ask_host(tool: Path, *words: str, timeout: float) -> dict[str, Any]:

@@ -37,6 +37,15 @@ class Layout:
         return self.root / "var/lib/lifeline"
 
     @property
+    def staging(self) -> Path:
+        """Where a backup is put together: so restic has its parts under this path, whichever host took it."""
+        return self.root / "var/lib/lifeline/backup"
+
+    @property
+    def restic_cache(self) -> Path:
+        return self.root / "var/cache/lifeline/restic"
+
+    @property
     def run(self) -> Path:
         return self.root / "run/lifeline"
 
@@ -142,6 +151,29 @@ class Layout:
     def staged(self, database: Database) -> Path:
         """A restored copy before it is swapped in."""
         return self.beside(database) / "restored" / f"{database.name}.db"
+
+
+@dataclass(frozen=True)
+class Visitor(Layout):
+    """A machine that is no host: paths have the names they have on one, and all that is written lies below `folder`."""
+
+    folder: Path = Path("/nowhere")
+
+    @property
+    def etc(self) -> Path:
+        return self.folder / "etc"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def restic_cache(self) -> Path:
+        return self.folder / "cache"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,11 @@ _LOOK_BACK = (0, 1 << 8, 1 << 16)  # transactions; a file that spans a boundary 
 
 
 class NothingOldEnough(StepFailed):
-    """The replica holds nothing from before the time asked for."""
+    """There is nothing from before the time asked for. `first`: the earliest moment there is, where that is known."""
+
+    def __init__(self, message: str, *, hint: str = "", first: datetime | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.first = first
 
 
 class Inside(BadInput):
@@ -214,7 +218,10 @@ class _Look:
         end = chosen[-1].last if chosen else 0
         if txid is not None and end < txid:
             if beyond is None or beyond.last < txid:
-                raise BadInput(f"{self.database}: epoch {self.epoch} ends with transaction {end}, before {txid}")
+                raise BadInput(
+                    f"{self.database}: epoch {self.epoch} ends with transaction {end}, before {txid}",
+                    hint="fab restore, without --txid, goes to the end",
+                )
             if self.covered(end, txid):
                 raise Inside(
                     f"{self.database}: transaction {txid} lies inside a file; the one before it to go back to is {end}",
@@ -301,6 +308,16 @@ def header(store: Store, piece: Piece) -> ltx.Header:
     return ltx.parse_header(store.get_range(piece.key, 0, ltx.HEADER))
 
 
+def size(store: Store, plan: Plan) -> int:
+    """Bytes of the database that a plan makes, by one small request; 0 where its last file can't be read: that is for
+    whoever reads all of it to tell."""
+    try:
+        last = header(store, plan.pieces[-1])
+    except (DataBad, Missing):
+        return 0
+    return last.pages * last.page_size
+
+
 def at(store: Store, service: str, epoch: int, database: str, moment: datetime) -> Point:
     """The last point whose transactions were all committed at or before `moment`.
 
@@ -348,6 +365,18 @@ def _last_before(store: Store, pieces: list[Piece], moment: datetime) -> int | N
         else:
             high = middle
     return low - 1 if low else None
+
+
+def first(store: Store, service: str, epoch: int, database: str) -> datetime | None:
+    """The earliest moment that `at` finds in this epoch and that can be restored from its own files; None where it
+    holds no beginning. Some dozen small requests."""
+    look = _Look(store, service, epoch, database, frozenset())
+    whole = [0] if look.from_one() else [piece.last for piece in look.snapshots]
+    if not whole:
+        return None
+    end = max(whole[0] - 1, 0)
+    ends = [piece for level in LEVELS for piece in look.spanning_first(level, end)]
+    return min((header(store, piece).at for piece in ends), default=None)
 
 
 def points(

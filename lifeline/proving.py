@@ -256,7 +256,7 @@ def _differences(copy: Copy, entry: Mapping[str, Any], scratch: Path, config: Co
             if noted.get(table) != counted.get(table):
                 found.append(f"{name}.{table} has {counted.get(table)} rows, the catalogue says {noted.get(table)}")
     if not copy.as_replicated:  # restic's: the small files beside it too
-        files = scratch / str(config.layout.state / "backup").lstrip("/") / "files"
+        files = scratch / str(config.layout.staging).lstrip("/") / "files"
         for kind in ("configuration", "state"):
             for path_text, note in ((entry.get("files") or {}).get(kind) or {}).items():
                 here = files / str(path_text).lstrip("/")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -18,18 +19,19 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TextIO
 
-from lifeline import backups, data, extract, files, points, sources
+from lifeline import backups, data, extract, files, points, replica, room, sources
+from lifeline.alerts import MEMORY_NEEDED
 from lifeline.errors import BadInput, LifelineError, Refused, StepFailed, Unavailable
 from lifeline.layout import Config, DataFile, read_json, write_file
 from lifeline.progress import say
 from lifeline.service import Database
 from lifeline.sources import Backup, Copy, Source
-from lifeline.store import Store
+from lifeline.store import Store, find
 from lifeline.supervisor import Supervisor
 from lifeline.verify import worst
 
 VERIFY_S = 3600.0
-ROOM_EXTRA = 64 << 20
+EARLIEST = 1970  # the year before which nothing can have been written; no clock's zone leads out of what a date can be
 RATE = 60 << 20  # bytes a second, restored and verified, where nothing was measured on this host
 Answer = dict[str, Any]
 Find = Callable[[], Copy]
@@ -118,12 +120,14 @@ def normalise_time(text: str | None) -> str | None:
         return None
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+        if at.year < EARLIEST:
+            raise OverflowError
+    except (ValueError, OverflowError):
         raise BadInput(
             f'"{text}" is not a time',
             hint='--at "2026-01-15 14:00:00" (UTC), or with an offset: 2026-01-15T14:00:00+01:00',
         ) from None
-    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     if at > datetime.now(UTC):
         raise BadInput(f'"{text}" is in the future', hint="leave --at out for the newest state")
     return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -153,26 +157,41 @@ class Place:
 @dataclass(frozen=True)
 class Doors:
     """Where replicas and catalogue are read; opened by the caller, so that one that is away fails only when it is
-    tried."""
+    tried. `at_once`: the vault without patience, to see whether it is there."""
 
     vault: Opened
     offsite: Opened
+    at_once: Opened | None = None
+
+
+@dataclass(frozen=True)
+class Waived:
+    """What an operator goes on without: the newest data, memory enough."""
+
+    older: bool = False
+    memory: bool = False
 
 
 def restore(
-    config: Config, supervisor: Supervisor, doors: Doors, want: Want, *, stage_only: bool = False, older: bool = False
+    config: Config,
+    supervisor: Supervisor,
+    doors: Doors,
+    want: Want,
+    *,
+    stage_only: bool = False,
+    waived: Waived = Waived(),
 ) -> Answer:
     """What is wanted restored beside, verified in full, then swapped in; what was there is kept.
 
     With `stage_only` the service may go on; the swap then takes a moment. Databases belong to no epoch then: take
-    the next one to serve them. `older`: data of another source than the newest may be taken. Without databases the
-    service is stopped here for the moment of the swap, and started again.
+    the next one to serve them. Without databases the service is stopped here for the moment of the swap, and started
+    again.
     """
     begun = time.monotonic()
     if not stage_only and want.databases:
         _require_stopped(config, supervisor)
     with backups.one_at_a_time(config, "restore"):
-        staged = _stage(config, doors, want, older)
+        staged = _stage(config, doors, want, waived)
         kept: dict[str, str] = {}
         done: Answer = {}
         if not stage_only and want.databases:
@@ -224,7 +243,7 @@ def _note(config: Config) -> Path:
     return config.layout.state / "staged.json"
 
 
-def _stage(config: Config, doors: Doors, want: Want, older: bool) -> Answer:
+def _stage(config: Config, doors: Doors, want: Want, waived: Waived) -> Answer:
     """Restored beside and verified. Done once for the same request, unless it is for the end, which moves on."""
     note, asked = _note(config), json.loads(json.dumps(asdict(want)))
     found = read_json(note)
@@ -242,21 +261,27 @@ def _stage(config: Config, doors: Doors, want: Want, older: bool) -> Answer:
         config.layout.private(database)
         data.clear(config.layout.staged(database))
     files.clear(config)
-    beside = config.layout.state / "restored" / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-
-    def file(one: files.Noted) -> Path:
-        return files.staged(config, one) if files.has_place(config, one) else beside / one.below
-
-    copy, tried = _first_good(config, doors, want, Place(config.layout.staged, file), older)
+    aside = config.layout.state / "restored" / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+    copy, tried = _first_good(config, doors, want, _in_place(config, aside), waived)
     in_place = [{**asdict(one), "path": str(one.path)} for one in copy.files if files.has_place(config, one)]
-    where = str(beside) if beside.exists() else None
+    where = str(aside) if aside.exists() else None
     report = {**_plain(copy), "asked": asked, "tried": tried, "in_place": in_place, "beside": where}
     write_file(note, json.dumps(report))
     return report
 
 
-def inspect(config: Config, doors: Doors, want: Want, folder: Path) -> Answer:
-    """A verified copy of what is wanted in a new folder, for a person to look at; nothing live is touched."""
+def _in_place(config: Config, aside: Path) -> Place:
+    """Beside where it belongs, on the same file system; what has no place goes to a folder of its own."""
+
+    def file(one: files.Noted) -> Path:
+        return files.staged(config, one) if files.has_place(config, one) else aside / one.below
+
+    return Place(config.layout.staged, file)
+
+
+def inspect(config: Config, doors: Doors, want: Want, folder: Path, waived: Waived = Waived()) -> Answer:
+    """A verified copy of what is wanted in a new folder, for a person to look at; nothing live is touched. Any source
+    will do."""
     if folder.exists():
         raise BadInput(f"{folder} exists already on {config.name}", hint="name a folder that doesn't")
     live = [config.layout.live(database).parent for database in config.service.databases]
@@ -265,7 +290,7 @@ def inspect(config: Config, doors: Doors, want: Want, folder: Path) -> Answer:
     begun = time.monotonic()
     try:
         folder.mkdir(parents=True, mode=0o700)
-        copy, tried = _first_good(config, doors, want, _in_folder(folder), True)
+        copy, tried = _first_good(config, doors, want, _in_folder(folder), replace(waived, older=True))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -287,7 +312,7 @@ def extract_rows(config: Config, doors: Doors, want: Want, table: str, form: ext
     with backups.one_at_a_time(config, "extraction"):
         shutil.rmtree(scratch, ignore_errors=True)
         try:
-            copy, tried = _first_good(config, doors, want, _in_folder(scratch), True)
+            copy, tried = _first_good(config, doors, want, _in_folder(scratch), Waived(older=True))
             handle, name = tempfile.mkstemp(prefix="lifeline-rows-", suffix=f".{form}")
             with os.fdopen(handle, "w", encoding="utf-8", newline="") as out:
                 count = _of_any(list(copy.paths.values()), table, form, out)
@@ -313,16 +338,18 @@ def _plain(copy: Copy) -> Answer:
     }
 
 
-def _first_good(config: Config, doors: Doors, want: Want, place: Place, older: bool) -> tuple[Copy, list[Answer]]:
+def _first_good(config: Config, doors: Doors, want: Want, place: Place, waived: Waived) -> tuple[Copy, list[Answer]]:
     """The newest data that can be restored and is good, and what failed before it."""
+    if not waived.memory:
+        room.require_memory(config.name)
     if want.databases:
-        require_room(config)
+        room.require_disk(config.name, beside(config, place.database))
     tried: list[Answer] = []
     errors: list[LifelineError] = []
-    for source, name, find in _candidates(config, doors, want, place, tried):
+    for source, name, make in _candidates(config, doors, want, place, tried):
         say(f"restoring from {name}")
         try:
-            copy = find()
+            copy = make()
             findings = {
                 d.name: data.verify_copy(config, d, copy.paths[d.name], "full", time.monotonic() + VERIFY_S)
                 for d in config.service.databases
@@ -330,25 +357,43 @@ def _first_good(config: Config, doors: Doors, want: Want, place: Place, older: b
             }
             if findings:
                 data.require_good(name, worst(findings))
-        except BadInput:
+        except (BadInput, room.NoRoom):
             raise
         except LifelineError as error:
             errors.append(error)
             say(f"not from {name}: {error.message}")
             tried.append({"source": source, "from": name, "why": error.message, "reach": getattr(error, "reach", None)})
             continue
-        if tried and not older and want.databases:
+        if tried and not waived.older and want.databases:
             _refuse_older(tried, name, copy)
         return copy, tried
-    raise _none_is_good(errors, tried)
+    raise _none_is_good(want, errors, tried)
 
 
-def _none_is_good(errors: Sequence[LifelineError], tried: Sequence[Answer]) -> LifelineError:
+def _none_is_good(want: Want, errors: Sequence[LifelineError], tried: Sequence[Answer]) -> LifelineError:
+    early = [error for error in errors if isinstance(error, points.NothingOldEnough)]
+    first = min((error.first for error in early if error.first), default=None)
+    others = [error for error in errors if error not in early]
+    since = "" if first is None else f"{_up_to_second(first):%Y-%m-%d %H:%M:%S}"
+    if since and not others:
+        flags = "".join(f" --only {part}" for part in want.only if want.only != ("database",))
+        flags += f" --from {want.source}" if want.source else ""
+        return BadInput(
+            f"nothing goes back to {want.moment:%Y-%m-%d %H:%M:%S} UTC; the earliest moment to be had is {since} UTC",
+            hint=f'fab restore{flags} --at "{since}"',
+        )
     if len(errors) == 1:
         return errors[0]
-    worst_error = next((error for error in errors if not isinstance(error, Unavailable)), errors[0])
+    # What can't be asked may hold it: so that, and not that the rest is too young, is why.
+    kind = next((error for error in others or errors if not isinstance(error, Unavailable)), (others or errors)[0])
     said = "; ".join(f"{one['from']}: {one['why']}" for one in tried)
-    return type(worst_error)(f"no source has good data: {said}", hint="fab restore --at an earlier time; fab backups")
+    known = f". The earliest moment in what answers is {since} UTC" if since else ""
+    return type(kind)(f"no source has good data: {said}{known}", hint="fab restore --at an earlier time; fab backups")
+
+
+def _up_to_second(moment: datetime) -> datetime:
+    """As it can be typed: the next whole second."""
+    return datetime.fromtimestamp(math.ceil(moment.timestamp()), UTC)
 
 
 def _refuse_older(tried: list[Answer], name: str, copy: Copy) -> None:
@@ -366,7 +411,7 @@ _Candidate = tuple[Source, str, Find]
 def _candidates(config: Config, doors: Doors, want: Want, place: Place, tried: list[Answer]) -> Iterator[_Candidate]:
     """What to try, the newest data first. `tried` fills up meanwhile: a replica with a hole is taken up to it."""
     both: tuple[tuple[Source, Opened], ...] = (("vault", doors.vault), ("offsite", doors.offsite))
-    replicas = [one for one in both if want.source in (None, one[0]) and not want.files]
+    replicas = [one for one in both if one[0] in sources.to_ask(config, want.source) and not want.files]
     output_of = place.database
     for source, opened in replicas:
         yield source, f"the replica ({source})", partial(_replica, config, source, opened, want, output_of)
@@ -390,13 +435,24 @@ def _raise(error: LifelineError) -> Copy:
 def _replica(config: Config, source: Source, opened: Opened, want: Want, output_of: Callable[[Database], Path]) -> Copy:
     store = opened()
     if want.moment is not None:
-        epoch, txids = sources.at_moment(config, store, want.epoch, want.moment)
-        return sources.from_replica(config, store, source, epoch, txids, output_of, at=want.at)
+        with _dated(config, store, want):
+            epoch, txids = sources.at_moment(config, store, want.epoch, want.moment)
+            return sources.from_replica(config, store, source, epoch, txids, output_of, at=want.at)
     asked: dict[str, int | None] = dict.fromkeys((d.name for d in config.service.databases), want.txid)
     if want.txid is not None and len(asked) > 1:
         raise BadInput("each database counts its own transactions: with several, restore to a time", hint="--at TIME")
     epoch = sources.newest_epoch(config, store, want.epoch)
     return sources.from_replica(config, store, source, epoch, asked, output_of)
+
+
+@contextlib.contextmanager
+def _dated(config: Config, store: Store, want: Want) -> Iterator[None]:
+    """What isn't old enough says since when there is something."""
+    try:
+        yield
+    except points.NothingOldEnough as error:
+        error.first = error.first or sources.first_moment(config, store, want.epoch)
+        raise
 
 
 def _up_to(
@@ -416,6 +472,8 @@ def _from_backup(config: Config, doors: Doors, backup: Backup, want: Want, place
     snapshot = backup.snapshot.id
     at = backup.snapshot.at.isoformat(timespec="seconds").replace("+00:00", "Z")
     try:
+        saved = sources.unpack(config, backup.repository, snapshot, scratch, sources.parts_of(config, False, ()))
+        room.require_disk(config.name, room.moved(scratch, _sizes(config, saved, want, place)))
         saved = sources.unpack(
             config, backup.repository, snapshot, scratch, sources.parts_of(config, want.databases, want.files)
         )
@@ -436,33 +494,56 @@ def _from_backup(config: Config, doors: Doors, backup: Backup, want: Want, place
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def require_room(config: Config) -> None:
-    """Refuse before anything is touched when the disk is too small. StepFailed with the numbers."""
-    need, free = _need(config)
-    if free < need:
-        raise StepFailed(
-            f"a restore needs {need >> 20} MB of free disk on {config.name}, there are {free >> 20} MB",
-            hint="df -h /var/lib on that host; free some space, then the same again",
-        )
+def _sizes(config: Config, saved: Path, want: Want, place: Place) -> list[tuple[Path, int]]:
+    """Where each part of a backup goes to, and its bytes, as its note has it."""
+    note = read_json(saved / backups.NOTE) or {}
+    noted = note.get("databases") or {}
+    databases = config.service.databases if want.databases else ()
+    found = [(place.database(d).parent, int(noted.get(d.name, {}).get("bytes") or 0)) for d in databases]
+    return found + [(place.file(file).parent, file.bytes) for file in files.noted(note, want.files)]
 
 
-def _need(config: Config) -> tuple[int, int]:
-    layout = config.layout
-    live = [layout.live(database) for database in config.service.databases]
-    size = sum(path.stat().st_size for path in live if path.exists())
-    return int(size * 1.2) + ROOM_EXTRA, shutil.disk_usage(layout.state).free
+def beside(
+    config: Config, output_of: Callable[[Database], Path], sizes: Mapping[str, int] | None = None
+) -> dict[Path, int]:
+    """Bytes that the databases take where they are restored to: as many as the live ones have, or `sizes` says where
+    that is more."""
+    needs: dict[Path, int] = {}
+    for database in config.service.databases:
+        live, folder = config.layout.live(database), output_of(database).parent
+        size = max(live.stat().st_size if live.exists() else 0, (sizes or {}).get(database.name, 0))
+        needs[folder] = needs.get(folder, 0) + int(size * room.FACTOR)
+    return needs
+
+
+def require_vault(config: Config, doors: Doors, epoch: int) -> None:
+    """Refuse to stop a primary that couldn't be started again: it writes to a prefix of its own in the vault before it
+    serves. Unavailable with what works meanwhile."""
+    try:
+        find((doors.at_once or doors.vault)(), f"{replica.epoch_prefix(config.service.name, epoch + 1)}owner.json")
+    except LifelineError as error:
+        raise Unavailable(
+            f"{config.name} can't use the vault ({error.message}), and a primary whose writes don't reach it isn't "
+            f"started: a restore in place would leave {config.service.name} stopped. Nothing was touched",
+            hint=f"for a copy to look at: fab restore --from local --to {config.name}:/var/tmp/copy; the way back to a "
+            "vault is in docs/runbooks.md, The vault is gone; then the same command again",
+        ) from None
 
 
 def outline(config: Config, doors: Doors, want: Want) -> Answer:
-    """What a restore would take: point, size, time, the room it needs and there is. Restores nothing."""
-    need, free = _need(config)
-    answer: Answer = {"need_bytes": need, "free_bytes": free, "memory_bytes": 200 << 20, "at": want.at, "tried": []}
+    """What a restore in place would take: point, size, time, the room it needs and there is. Restores nothing; refuses
+    what could only end with a stopped service."""
+    if want.databases:
+        require_vault(config, doors, want.epoch)
+    memory = {"memory_bytes": MEMORY_NEEDED, "memory_free_bytes": room.memory_available()}
+    answer: Answer = {**memory, "at": want.at, "tried": []}
     failures: list[LifelineError] = []
     for source, opened in (("vault", doors.vault), ("offsite", doors.offsite)):
-        if want.source not in (None, source) or want.files:
+        if source not in sources.to_ask(config, want.source) or want.files:
             continue
         try:
-            return {**answer, **_outline(config, source, opened(), want)}
+            with _dated(config, opened(), want):
+                return {**answer, **_outline(config, source, opened(), want)}
         except BadInput:
             raise
         except LifelineError as error:
@@ -480,7 +561,7 @@ def outline(config: Config, doors: Doors, want: Want) -> Answer:
             except LifelineError as error:
                 failures.append(error)
                 answer["tried"].append({"from": one.name, "why": error.message})
-    raise _none_is_good(failures, answer["tried"])
+    raise _none_is_good(want, failures, answer["tried"])
 
 
 def _outline_backup(config: Config, doors: Doors, backup: Backup, want: Want) -> Answer:
@@ -492,20 +573,19 @@ def _outline_backup(config: Config, doors: Doors, backup: Backup, want: Want) ->
                 config, backup.repository, backup.snapshot.id, scratch, sources.parts_of(config, False, ())
             )
             entry, remarks = sources.entry_of(config, (doors.vault, doors.offsite), saved)
+            sizes = _sizes(config, saved, want, Place(config.layout.live, lambda file: files.here(config, file.path)))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     compared = files.compare(config, files.noted(entry, want.files))
     placed = [kind for kind in want.files if kind != "logs"]
-    size = sum(file.bytes for file, _ in compared)
-    need = 2 * size + ROOM_EXTRA
-    if want.databases:
-        size += sum(int(one.get("bytes") or 0) for one in entry["databases"].values())
-        need += _need(config)[0]
+    size = sum(count for _, count in sizes)
+    disk = room.disks(room.moved(scratch, sizes))[0]
     return {
         **{"source": backup.source, "place": backup.repository.place, "snapshot": backup.snapshot.id},
         **{"snapshot_at": backup.snapshot.at.isoformat().replace("+00:00", "Z"), "backup_at": entry["at"]},
         **{"kind": entry["kind"], "host": entry["host"], "entry": entry["key"], "remarks": remarks},
-        **{"bytes": size, "need_bytes": need, "expected_s": round(2 + size / _rate(config), 1)},
+        **{"bytes": size, "need_bytes": disk.need, "free_bytes": disk.free, "disk": str(disk.path)},
+        **{"expected_s": round(2 + size / _rate(config), 1)},
         "files": [
             {
                 **{"kind": file.kind, "path": str(file.path), "bytes": file.bytes},
@@ -527,7 +607,10 @@ def _outline(config: Config, source: str, store: Store, want: Want) -> Answer:
     plans = [points.plan(store, service.name, epoch, name, txid=txid) for name, txid in txids.items()]
     newest = [points.plan(store, service.name, epoch, plan.database) for plan in plans]
     size = sum(plan.bytes for plan in plans)
+    sizes = {plan.database: points.size(store, plan) for plan in plans}
+    disk = room.disks(beside(config, config.layout.staged, sizes))[0]
     return {
+        **{"need_bytes": disk.need, "free_bytes": disk.free, "disk": str(disk.path)},
         **{"source": source, "epoch": epoch, "txids": {plan.database: plan.txid for plan in plans}, "bytes": size},
         **{"files": sum(len(plan.pieces) for plan in plans), "expected_s": round(2 + size / _rate(config), 1)},
         "transactions_lost": sum(new.txid - old.txid for new, old in zip(newest, plans, strict=True)),

@@ -174,6 +174,10 @@ _LOCKED = (11, ("unable to create lock", "repository is already locked"))
 _WRONG_PASSWORD = (12, ("wrong password or no key found",))
 
 
+class NoRepository(StepFailed):
+    """Nothing was ever saved there, or all of it is gone."""
+
+
 def is_missing(code: int, stderr: str) -> bool:
     """Does restic say that there is no repository? Not the same as one it can't reach."""
     return (
@@ -195,6 +199,8 @@ def failure(place: Place, what: str, code: int, stderr: str) -> LifelineError:
             f"the restic password on this host doesn't open the repository ({place})",
             hint="was LIFELINE_PASSPHRASE_FILE another one when it was made? fab provision writes the password again",
         )
+    if is_missing(code, stderr):
+        return NoRepository(f"there is no repository ({place}): can't {what}", hint="fab backup makes one")
     if any(words in stderr for words in ("Access Denied", "InvalidAccessKeyId", "SignatureDoesNotMatch")):
         return Unavailable(f"the repository ({place}) refused this host's key: can't {what}", hint="fab status")
     if "no space left" in stderr:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from lifeline import backups, catalogue, data, points, snapshots
+from lifeline import backups, catalogue, data, points, room, snapshots
 from lifeline.errors import DataBad, LifelineError, StepFailed, Unproven
 from lifeline.files import Kind, Noted, here
 from lifeline.layout import Config, read_json
@@ -71,7 +72,7 @@ def from_replica(
     at: str | None = None,
 ) -> Copy:
     """Every database as of its transaction (None: the end) from `epoch`'s replica, each to where `output_of` says.
-    Raises Gap, DataBad, Unavailable."""
+    Raises Gap, DataBad, Unavailable, NoRoom."""
     begun = time.monotonic()
     paths, found, size = {}, {}, 0
     for database in config.service.databases:
@@ -79,17 +80,22 @@ def from_replica(
         output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         output.unlink(missing_ok=True)
         made = data.rebuild_point(
-            store, config.service.name, epoch, database.name, output, txids.get(database.name), RESTORE_S
+            *(store, config.service.name, epoch, database.name, output, txids.get(database.name), RESTORE_S),
+            fits=partial(_fits, config, output.parent),
         )
         data.set_wal(output)
         paths[database.name], found[database.name], size = output, made.txid, size + made.bytes
     return Copy(source, epoch, paths, dict(found), at, size, round(time.monotonic() - begun, 3), True)
 
 
+def _fits(config: Config, folder: Path, size: int) -> None:
+    room.require_disk(config.name, {folder: size}, spare=0)
+
+
 def at_moment(config: Config, store: Store, newest: int, moment: datetime) -> tuple[int, dict[str, int | None]]:
     """(epoch, each database's transaction) as of a moment, in the newest epoch up to `newest` that was begun by then.
 
-    Raises NothingOldEnough, saying since when there is something, when the moment is before all of them.
+    Raises NothingOldEnough when the moment is before all of them.
     """
     service = config.service
     for epoch in points.epochs(store, service.name, newest):
@@ -100,6 +106,16 @@ def at_moment(config: Config, store: Store, newest: int, moment: datetime) -> tu
             continue
     says = f"no replica goes back to {moment:%Y-%m-%d %H:%M:%S} UTC"
     raise points.NothingOldEnough(says, hint="fab backups shows older copies: fab restore --from snapshot --at TIME")
+
+
+def first_moment(config: Config, store: Store, newest: int) -> datetime | None:
+    """The earliest moment to which all databases can be restored from the replicas up to `newest`, None when there is
+    none."""
+    for epoch in reversed(points.epochs(store, config.service.name, newest)):
+        found = [points.first(store, config.service.name, epoch, d.name) for d in config.service.databases]
+        if all(found):
+            return max(moment for moment in found if moment)
+    return None
 
 
 def newest_epoch(config: Config, store: Store, epoch: int) -> int:
@@ -117,6 +133,13 @@ def in_folder(folder: Path) -> Callable[[Database], Path]:
     return lambda database: folder / f"{database.name}.db"
 
 
+def to_ask(config: Config, wanted: Source | None) -> tuple[Source, ...]:
+    """The source that is wanted; without one all that this host was given a key for."""
+    if wanted is not None:
+        return (wanted,)
+    return tuple(source for source in SOURCES if source != "offsite" or config.offsite_destination is not None)
+
+
 def backups_of(
     config: Config, wanted: Source | None, moment: datetime | None
 ) -> tuple[list[Backup], list[tuple[Source, LifelineError]]]:
@@ -124,7 +147,7 @@ def backups_of(
     have none, with their reasons."""
     found: list[Backup] = []
     failed: list[tuple[Source, LifelineError]] = []
-    asked = [source for source in PLACES if wanted in (None, source)]
+    asked = [source for source in PLACES if source in to_ask(config, wanted)]
     with ThreadPoolExecutor(max_workers=len(PLACES)) as pool:
         chosen = {source: pool.submit(_choose, config, source, moment) for source in asked}
         for source, future in chosen.items():
@@ -143,7 +166,10 @@ def _choose(config: Config, source: Source, moment: datetime | None) -> Backup:
 def choose(repository: Repository, moment: datetime | None) -> Snapshot:
     """The newest snapshot, or the newest taken at or before a moment; asks restic alone, so that it works when the
     vault's catalogue is gone. Raises NothingOldEnough."""
-    backups.open_repository(repository, create=False)
+    try:
+        backups.open_repository(repository, create=False)
+    except snapshots.NoRepository as error:
+        raise points.NothingOldEnough(f"there is no backup in {repository.place} yet", hint=error.hint) from None
     listed = snapshots.parse_list(
         backups.restic(repository, snapshots.list_argv(repository), "list snapshots", within=120)
     )
@@ -152,7 +178,8 @@ def choose(repository: Repository, moment: datetime | None) -> Snapshot:
         raise points.NothingOldEnough(f"there is no backup in {repository.place} yet", hint="fab backups")
     if not found:
         since = f"the first is of {listed[0].at:%Y-%m-%d %H:%M:%S} UTC"
-        raise points.NothingOldEnough(f"no backup that old in {repository.place}; {since}", hint="fab backups --all")
+        says = f"no backup that old in {repository.place}; {since}"
+        raise points.NothingOldEnough(says, hint="fab backups --all", first=listed[0].at)
     return found[-1]
 
 
@@ -206,7 +233,7 @@ def databases_of(
 
 def staging_in(config: Config, folder: Path) -> Path:
     """Where below `folder` a snapshot's databases (`NAME.db`), small files (below `files/`) and note lie."""
-    return folder / str(config.layout.state / "backup").lstrip("/")
+    return folder / str(config.layout.staging).lstrip("/")
 
 
 def unpack(
@@ -216,7 +243,7 @@ def unpack(
     paths of the host); returns where the staging folder lies."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
-    only = include if include is not None else [config.layout.state / "backup"]
+    only = include if include is not None else [config.layout.staging]
     argv = snapshots.restore_argv(repository, snapshot, folder, list(map(str, only)))
     meter = Meter(f"unpacking snapshot {snapshot[:8]}")
     backups.restic(repository, argv, f"restore snapshot {snapshot[:8]}", within=RESTORE_S, meter=meter)
@@ -228,7 +255,7 @@ def unpack(
 
 def parts_of(config: Config, databases: bool, kinds: Sequence[Kind]) -> list[Path]:
     """What `unpack` is to include for these parts of a backup: not a gigabyte of database for a settings file."""
-    staging = config.layout.state / "backup"
+    staging = config.layout.staging
     found = [staging] if databases else [staging / backups.NOTE, *([staging / "files"] if kinds else [])]
     return [*found, *(here(config, path) for path in config.service.logs if "logs" in kinds)]
 

@@ -30,6 +30,7 @@ WITHIN_S = 5.0
 _WRITE_LOCK = 120  # the byte of the index that a writer locks
 # iVersion, unused, iChange, isInit, bigEndCksum, szPage, mxFrame, nPage, aFrameCksum, aSalt, aCksum; twice
 _INDEX = struct.Struct("=III BBH II 8s 8s 8s")
+INDEX_BYTES = 2 * _INDEX.size  # of its head, which is there twice
 _FRAME = struct.Struct(">II8s")  # page, size of the database after a commit, salts
 
 

@@ -1,7 +1,8 @@
-"""The inventory when Pulumi is gone: from the vault's sealed copy, or from a host.
+"""The inventory when Pulumi is gone: from the vault's sealed copy, from the off-site vault's, or from a host.
 
 From the vault: LIFELINE_VAULT_BUCKET and LIFELINE_VAULT_ENDPOINT (and _REGION) say where it is, SPACES_* and the
-passphrase open it.  Write these down where the disaster can't take them.
+passphrase open it.  From off-site: LIFELINE_OFFSITE_BUCKET and _REGION, AWS_* and the passphrase.  Write these down
+where the disaster can't take them.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from lifeline.inventory import Loaded
 from lifeline.model import Host, StoreRef
 
 
-def renew(*, from_vault: bool = False, from_host: str = "", host_key: str = "") -> Loaded:
+def renew(*, from_vault: bool = False, from_offsite: bool = False, from_host: str = "", host_key: str = "") -> Loaded:
     """Load the inventory from where it was asked for (default: Pulumi) and cache it."""
-    if from_vault and from_host:
-        raise BadInput("--from-vault or --from-host, not both", hint="fab --help inventory")
+    if sum(map(bool, (from_vault, from_offsite, from_host))) > 1:
+        raise BadInput("--from-vault, --from-offsite or --from-host: only one of them", hint="fab --help inventory")
     root = inventories.project_root()
     stack = inventories.stack_name(root)
     if from_vault:
-        loaded = _from_vault(stack)
+        loaded = _sealed(stack, _vault(), "SPACES")
+    elif from_offsite:
+        loaded = _sealed(stack, _offsite(), "AWS")
     elif from_host:
         loaded = _from_host(from_host, host_key)
     else:
@@ -32,26 +35,41 @@ def renew(*, from_vault: bool = False, from_host: str = "", host_key: str = "") 
     return loaded
 
 
-def _from_vault(stack: str) -> Loaded:
-    from lifeline.sealing import unseal
-    from lifeline.store import find
-    from lifeline.vault import key_from_environment, open_store
-
-    bucket = os.environ.get("LIFELINE_VAULT_BUCKET")
-    endpoint = os.environ.get("LIFELINE_VAULT_ENDPOINT")
+def _vault() -> StoreRef:
+    bucket, endpoint = os.environ.get("LIFELINE_VAULT_BUCKET"), os.environ.get("LIFELINE_VAULT_ENDPOINT")
     if not bucket or not endpoint:
         raise BadConfig(
             "where is the vault? LIFELINE_VAULT_BUCKET and LIFELINE_VAULT_ENDPOINT aren't both set",
             hint="export LIFELINE_VAULT_BUCKET=… LIFELINE_VAULT_ENDPOINT=https://ams3.digitaloceanspaces.com",
         )
-    region = os.environ.get("LIFELINE_VAULT_REGION", "us-east-1")
-    store = open_store(StoreRef(bucket, region, endpoint, False), key_from_environment("SPACES"))
+    return StoreRef(bucket, os.environ.get("LIFELINE_VAULT_REGION", "us-east-1"), endpoint, False)
+
+
+def _offsite() -> StoreRef:
+    """On AWS; elsewhere (a lab) with an endpoint, where names of buckets are paths."""
+    bucket, region = os.environ.get("LIFELINE_OFFSITE_BUCKET"), os.environ.get("LIFELINE_OFFSITE_REGION")
+    if not bucket or not region:
+        raise BadConfig(
+            "where is the off-site vault? LIFELINE_OFFSITE_BUCKET and LIFELINE_OFFSITE_REGION aren't both set",
+            hint="export LIFELINE_OFFSITE_BUCKET=… LIFELINE_OFFSITE_REGION=us-east-2; its name: aws s3 ls",
+        )
+    endpoint = os.environ.get("LIFELINE_OFFSITE_ENDPOINT")
+    return StoreRef(bucket, region, endpoint, endpoint is not None)
+
+
+def _sealed(stack: str, where: StoreRef, keys: str) -> Loaded:
+    from lifeline.sealing import unseal
+    from lifeline.store import find
+    from lifeline.vault import key_from_environment, open_store
+
+    store = open_store(where, key_from_environment(keys))
     sealed = find(store, inventories.sealed_key(stack))
     if sealed is None:
         raise Unavailable(
-            f"{store.where} holds no {inventories.sealed_key(stack)}", hint="fab inventory --from-host ADDRESS"
+            f"{store.where} holds no {inventories.sealed_key(stack)}: is LIFELINE_STACK the right one?",
+            hint="fab inventory --from-offsite; or fab inventory --from-host ADDRESS",
         )
-    return inventories.from_sealed(sealed.body, lambda body: unseal(body, _passphrase()))
+    return inventories.from_sealed(sealed.body, lambda body: unseal(body, _passphrase()), store.where)
 
 
 def _from_host(address: str, host_key: str) -> Loaded:

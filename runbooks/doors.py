@@ -8,10 +8,10 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lifeline import inventory as inventories
-from lifeline.cloud import DigitalOcean, ReadOnly
+from lifeline.cloud import Cloud, DigitalOcean, ReadOnly
 from lifeline.errors import Refused
 from lifeline.hosts import Hosts
 from lifeline.model import Host, Inventory, Key, Lease, Mode
@@ -25,23 +25,24 @@ if TYPE_CHECKING:
     from lifeline.store import Store
 
 
-def open_site(*, fresh: bool = False, read_only: bool = False) -> Site:
-    """The site of LIFELINE_STACK.  ``fresh``: ask Pulumi before the cache.  ``read_only``: for a dry run."""
+def open_site(*, fresh: bool = False, read_only: bool = False, with_cloud: bool = True) -> Site:
+    """The site of LIFELINE_STACK.  ``fresh``: ask Pulumi before the cache.  ``read_only``: for a dry run.
+    ``with_cloud`` False: for what never asks the cloud, and must work without a token for it."""
     root = inventories.project_root()
     loaded = inventories.load(root, inventories.stack_name(root), fresh=fresh)
-    return site_of(root, loaded, read_only=read_only)
+    return site_of(root, loaded, read_only=read_only, with_cloud=with_cloud)
 
 
-def site_of(root: Path, loaded: inventories.Loaded, *, read_only: bool = False) -> Site:
+def site_of(root: Path, loaded: inventories.Loaded, *, read_only: bool = False, with_cloud: bool = True) -> Site:
     """A site over an inventory that was loaded already."""
     found = loaded.inventory
-    cloud = DigitalOcean.from_environment(found.cloud_api)
+    cloud = DigitalOcean.from_environment(found.cloud_api) if with_cloud else None
     screen = Screen(sys.stdout, sys.stderr, found.secrets())
     return Site(
         root=root,
         loaded=loaded,
         hosts=Hosts(found.hosts, hear=screen.hear),
-        cloud=ReadOnly(cloud) if read_only else cloud,
+        cloud=cast("Cloud", NoCloud()) if cloud is None else ReadOnly(cloud) if read_only else cloud,
         leases=LeaseDoor(found, _environment("AWS"), f"operator:{getpass.getuser()}", read_only),
         vault=VaultDoor(found, _environment("SPACES"), read_only),
         outside=Outside(found.record.fqdn, partial(Names, resolvers=found.dns.resolvers)),
@@ -59,6 +60,13 @@ def _environment(prefix: str) -> Callable[[], Key]:
         return key_from_environment(prefix)
 
     return key
+
+
+class NoCloud:
+    """In the cloud's place where it isn't asked."""
+
+    def __getattr__(self, name: str) -> object:
+        raise Refused(f"this command works without the cloud's API, and wanted {name} of it: a defect in Lifeline")
 
 
 class LeaseDoor:

@@ -9,7 +9,7 @@ from typing import Any
 from lifeline.errors import BadInput, LifelineError, Refused
 from runbooks.catalogue import newest_backup
 from runbooks.site import Site
-from runbooks.wanted import STAGE_S, asked, both_clocks
+from runbooks.wanted import STAGE_S, Asked, asked, both_clocks
 
 SALVAGE_S = 2 * 3600.0
 
@@ -33,7 +33,7 @@ def table(
     if output is not None and output.exists():
         raise BadInput(f"{output} exists already", hint="name a file that doesn't")
     lease = site.leases.read()
-    host = site.hosts[_quiet_host(site, lease.holder) if lease else site.inventory.home_backup.name]
+    host = site.hosts[_where(site, lease.holder, want) if lease else site.inventory.home_backup.name]
     epoch = str(lease.epoch if lease else 1)
     words = ["--epoch", epoch, *want.arguments(), "--table", name, "--format", form]
     found = host.verb("extract", *words, timeout=STAGE_S)
@@ -53,7 +53,10 @@ def _fetch(host: Any, path: str, output: Path | None) -> None:
     sys.stdout.write(host.run(["sudo", "-n", "cat", "--", path], timeout=STAGE_S).text)
 
 
-def _quiet_host(site: Site, holder: str) -> str:
+def _where(site: Site, holder: str, want: Asked) -> str:
+    """The host that isn't primary, where it answers; a primary's own disk holds what it backed up itself."""
+    if want.source == "local":
+        return holder
     other = site.inventory.other(holder).name
     try:
         site.observe(other)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from lifeline import room
 from lifeline.errors import Refused
 from lifeline.model import Evidence, Finding
 from lifeline.runbook import Outcome, Runbook, Step
@@ -23,7 +24,13 @@ _SIGN = {"added": "+", "changed": "~", "same": "=", "beside": ">"}
 
 
 def restore_files(
-    site: Site, want: Asked, *, yes: bool = False, dry_run: bool = False, ask: Callable[[str], str] = input
+    site: Site,
+    want: Asked,
+    *,
+    yes: bool = False,
+    dry_run: bool = False,
+    short_of_memory: bool = False,
+    ask: Callable[[str], str] = input,
 ) -> Outcome | None:
     """Bring files of the lease's holder back.  None for a dry run, and where all of them are as in the backup."""
     lease = site.leases.read()
@@ -35,14 +42,14 @@ def restore_files(
     plan = site.hosts[host].verb("restore", *epoch, *want.arguments(), "--plan", timeout=STAGE_S)
     site.say(outline(plan, site.clock.utc()))
     work = FileRestore(site, host, epoch, want.pinned(plan["snapshot_at"], plan["source"]), plan)
+    work.flags = ["--low-memory"] if short_of_memory else []
     if dry_run:
         work.runbook().plan()
         return None
     if not work.moved:
         site.say("Everything is as it was in that backup: there is nothing to restore.\n  next: fab validate")
         return None
-    if plan["free_bytes"] < plan["need_bytes"]:
-        raise Refused("the disk is too small for it", hint=f"df -h /var/lib on {host}; free some space")
+    room.admit(host, plan, short_of_memory=short_of_memory)
     if work.replaced:
         confirm(site, work.warning(), yes, ask)
     context = {"host": host, **want.context(), "snapshot": plan["snapshot"]}
@@ -57,6 +64,7 @@ class FileRestore:
         self.moved = [one for one in plan["files"] if one["change"] != "same"]
         self.replaced = [one for one in self.moved if one["change"] != "beside"]
         self.done: dict[str, Any] = {}
+        self.flags: list[str] = []
 
     def warning(self) -> str:
         """What the operator is asked to agree to."""
@@ -91,7 +99,7 @@ class FileRestore:
         return Runbook(NAME, steps, self.summary, self.site.clock, self.site.out)
 
     def _restore(self, *flags: str) -> dict[str, Any]:
-        words = [*self.epoch, *self.want.arguments(), *flags]
+        words = [*self.epoch, *self.want.arguments(), *self.flags, *flags]
         return self.site.hosts[self.host].verb("restore", *words, timeout=STAGE_S)
 
     def staged(self) -> Finding:
@@ -142,9 +150,8 @@ def outline(plan: Mapping[str, Any], now: datetime) -> str:
     if not shown:
         lines.append("  that backup holds none of these files")
     lines.extend(f"  . stays    {'':>9}  {path} (not in that backup)" for path in plan["others"][:SHOWN])
-    room = f"free disk {plan['free_bytes'] >> 20} MB, needed {plan['need_bytes'] >> 20} MB"
-    lines.append(f"{size(plan['bytes'])} to read; {room}.")
-    return "\n".join(lines)
+    lines.append(f"{size(plan['bytes'])} to read.")
+    return "\n".join([*lines, *room.shown(plan)])
 
 
 def which(plan: Mapping[str, Any], now: datetime) -> str:

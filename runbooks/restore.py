@@ -7,15 +7,17 @@ The restored data begins a new epoch: a replica that goes back in time isn't a c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from lifeline import admission
-from lifeline.errors import BadInput, Refused
+from lifeline import admission, room
+from lifeline.errors import BadInput, Refused, Unavailable
 from lifeline.journal import Begun, unfinished
 from lifeline.model import Finding, Lease
 from lifeline.runbook import Outcome, Runbook, Step, check_waivers
 from runbooks.fence import fence_of, fence_step
 from runbooks.files import outline, restore_files, told
+from runbooks.here import HERE, copy_here
 from runbooks.promotion import FINALIZE_S, Promotion, outside_step, reprotect_step, serve_step, traffic_step
 from runbooks.site import Site, confirm
 from runbooks.wanted import STAGE_S, Asked, asked, both_clocks
@@ -23,6 +25,7 @@ from runbooks.wanted import STAGE_S, Asked, asked, both_clocks
 NAME = "restore"
 PLAN_S = 300.0
 WAIVE_OLDER = "older-source"
+WAIVERS = (admission.WAIVE_FENCE, admission.WAIVE_TRAFFIC, admission.WAIVE_WRITE, WAIVE_OLDER, room.WAIVER)
 
 
 def restore(
@@ -39,19 +42,21 @@ def restore(
 ) -> Outcome | None:
     """Bring the primary's databases back to ``at`` (default: the end of its replica); ``only`` other parts of a backup,
     or those too.  None for a dry run."""
-    waived = check_waivers(waive, (admission.WAIVE_FENCE, admission.WAIVE_TRAFFIC, admission.WAIVE_WRITE, WAIVE_OLDER))
-    want = asked(at, txid, source, only)
+    waived = check_waivers(waive, WAIVERS)
+    want, short_of_memory = asked(at, txid, source, only), room.WAIVER in waived
     if not want.databases:
-        return restore_files(site, want, yes=yes, dry_run=dry_run, ask=ask)
+        return restore_files(site, want, yes=yes, dry_run=dry_run, short_of_memory=short_of_memory, ask=ask)
     if want.at:
         site.say(f"As of {both_clocks(want.at)}.")
-    work = prepare(site, want, older=WAIVE_OLDER in waived)
+    work = prepare(site, want, waived)
     runbook = work.runbook()
-    if dry_run or work.plan:
+    if work.plan:
         site.say(work.outline())
     if dry_run:
         runbook.plan()
         return None
+    if work.plan:
+        room.admit(work.host, work.plan, short_of_memory=short_of_memory)
     confirm(site, work.warning(), yes, ask)
     journal = site.journal(NAME)
     work.promotion.run_id = journal.run_id
@@ -66,20 +71,44 @@ def inspect(
     txid: str | None = None,
     source: str | None = None,
     only: Sequence[str] = (),
+    waive: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """A verified copy into HOST:PATH, to be looked at; nothing else is touched, and no lease is needed."""
-    want = asked(at, txid, source, only)
+    """A verified copy into HOST:PATH, to be looked at; nothing else is touched, and no lease is needed. The host "here"
+    is this machine."""
+    waived, want = check_waivers(waive, (room.WAIVER,)), asked(at, txid, source, only)
     host, colon, path = to.partition(":")
     names = [known.name for known in site.inventory.hosts]
     if not colon or not path.startswith("/"):
-        raise BadInput(f'"{to}" is no HOST:PATH', hint=f"fab restore --to {names[-1]}:/var/tmp/copy")
-    if host not in names:
-        raise BadInput(f'"{host}" is no host of this stack; known: {", ".join(names)}', hint="fab status")
+        hint = f"fab restore --to {names[-1]}:/var/tmp/copy; or {HERE}:/srv/copy, this machine"
+        raise BadInput(f'"{to}" is no HOST:PATH', hint=hint)
+    if host not in (*names, HERE):
+        known = ", ".join((*names, HERE))
+        raise BadInput(f'"{host}" is no host of this stack; known: {known}', hint="fab status")
     if want.at:
         site.say(f"As of {both_clocks(want.at)}.")
-    lease = site.leases.read()
-    epoch = ["--epoch", str(lease.epoch if lease else 1)]
-    found = site.hosts[host].verb("restore", *epoch, *want.arguments(), "--to", path, timeout=STAGE_S)
+    epoch = _newest_epoch(site, want)
+    if host == HERE:
+        found = copy_here(site.root, site.inventory, want, Path(path), epoch, bool(waived), site.say)
+    else:
+        flags = ["--low-memory"] if waived else []
+        words = ["--epoch", str(epoch), *want.arguments(), "--to", path, *flags]
+        found = site.hosts[host].verb("restore", *words, timeout=STAGE_S)
+    _tell(site, host, path, want, found)
+    return found
+
+
+def _newest_epoch(site: Site, want: Asked) -> int:
+    """By the lease; what restic has is found without it."""
+    try:
+        lease = site.leases.read()
+    except Unavailable:
+        if want.source not in ("snapshot", "local"):
+            raise
+        return 1
+    return lease.epoch if lease else 1
+
+
+def _tell(site: Site, host: str, path: str, want: Asked, found: Mapping[str, Any]) -> None:
     for one in found["tried"]:
         site.say(f"not from {one['from']}: {one['why']}")
     for name, copy in found["paths"].items():
@@ -90,12 +119,13 @@ def inspect(
         site.say(f"{found['files']} files{as_of}: below {host}:{path}, from {found['source']}, verified.")
     for remark in found.get("remarks") or ():
         site.say(remark)
-    site.say(f"All of it is root's: sudo ls -R {path}. Nothing of it is served; remove it when you have looked.")
-    return found
+    whose = f"yours alone: ls -R {path}" if host == HERE else f"root's: sudo ls -R {path}"
+    site.say(f"All of it is {whose}. Nothing of it is served; remove it when you have looked.")
 
 
-def prepare(site: Site, want: Asked, *, older: bool = False) -> Restoration:
-    """Look and decide, without touching anything; raises the refusal if it is one."""
+def prepare(site: Site, want: Asked, waived: frozenset[str] = frozenset()) -> Restoration:
+    """Look and decide, without touching anything; raises the refusal if it is one: also the host's own, of what it
+    could begin and not end."""
     lease = site.leases.read()
     if lease is None:
         raise Refused("nobody ever held the lease: there is no primary to restore", hint="fab provision")
@@ -110,12 +140,12 @@ def prepare(site: Site, want: Asked, *, older: bool = False) -> Restoration:
     # A restore that took its lease already goes on with it; a new one takes the next.
     promotion.epoch = lease.epoch if took else lease.epoch + 1
     resumed = begun.context if begun and _is_this(begun, promotion, want) else None
-    work = Restoration(promotion, source, want, fenced=_needs_fence(promotion, resumed), older=older)
+    work = Restoration(promotion, source, want, fenced=_needs_fence(promotion, resumed), waived=waived)
     if work.in_place() and resumed is None:
         why = f"the databases on {lease.holder} belong to no epoch: another restore is half done there"
         raise Refused(why, hint="fab status; the journal in .lifeline shows which")
-    if want.from_backup and not work.in_place():
-        work.pin()
+    if not work.in_place():
+        work.look()
     return work
 
 
@@ -123,7 +153,12 @@ class Restoration:
     """The primary's databases, restored in place as was ``asked``, from epoch ``source`` or before."""
 
     def __init__(
-        self, promotion: Promotion, source: int, want: Asked, fenced: bool = False, older: bool = False
+        self,
+        promotion: Promotion,
+        source: int,
+        want: Asked,
+        fenced: bool = False,
+        waived: frozenset[str] = frozenset(),
     ) -> None:
         self.fenced = fenced
         self.promotion = promotion
@@ -131,24 +166,25 @@ class Restoration:
         self.host = promotion.new.name
         self.source = source
         self.want = want
-        self.older = older
+        self.waived = waived
         self.kept: list[str] = []
         self.came = "swapped"
         self.exactly = want
         self.plan: dict[str, Any] = {}
         self.files: dict[str, Any] = {}
 
-    def pin(self) -> None:
-        """Find the backup now, and mean exactly that one from here on: another may be taken meanwhile."""
-        self.plan = self._look()
-        self.exactly = self.want.pinned(self.plan["snapshot_at"], self.plan["source"])
-
-    def _look(self) -> dict[str, Any]:
-        return self.site.hosts[self.host].verb("restore", *self._arguments, "--plan", timeout=PLAN_S)
+    def look(self) -> None:
+        """What it takes, as the host sees it. A backup is found now, and exactly that one meant from here on: another
+        may be taken meanwhile."""
+        self.plan = self.site.hosts[self.host].verb("restore", *self._arguments, "--plan", timeout=PLAN_S)
+        if self.want.from_backup:
+            self.exactly = self.want.pinned(self.plan["snapshot_at"], self.plan["source"])
 
     @property
     def _arguments(self) -> list[str]:
-        return ["--epoch", str(self.source), *self.exactly.arguments(), *(["--older"] if self.older else [])]
+        flags = {WAIVE_OLDER: "--older", room.WAIVER: "--low-memory"}
+        waived = [flag for name, flag in flags.items() if name in self.waived]
+        return ["--epoch", str(self.source), *self.exactly.arguments(), *waived]
 
     @property
     def _when(self) -> str:
@@ -172,12 +208,16 @@ class Restoration:
     def warning(self) -> str:
         """What the operator is asked to agree to."""
         lost = "Everything written after it is undone" if self.want.fixed else "Nothing that is in the vault is undone"
-        host, files = self.host, sum(one["change"] in ("added", "changed") for one in self.plan.get("files") or ())
+        host, files = self.host, sum(one["change"] in ("added", "changed") for one in self._files())
         also = f", and {files} files of the same moment" if files else ""
         return (
             f"This stops {self.promotion.service.name} on {host}, replaces its databases by copies {self._when}{also},"
             f" and serves them as epoch {self.promotion.epoch}. {lost}; what is there now is kept on the host."
         )
+
+    def _files(self) -> Sequence[Mapping[str, Any]]:
+        """Of a backup; a replica's plan only counts its own."""
+        return self.plan["files"] if "backup_at" in self.plan else ()
 
     def runbook(self) -> Runbook:
         promotion, epoch = self.promotion, self.promotion.epoch
@@ -265,19 +305,16 @@ class Restoration:
         return Finding.passed(says) if lease.epoch == self.promotion.epoch else Finding.failed(says)
 
     def outline(self) -> str:
-        """What it would take, as the host sees it."""
-        seen = self.plan or self._look()
+        """What it takes, for the operator."""
+        seen = self.plan
         if "backup_at" in seen:
             return outline(seen, self.site.clock.utc())
-        room = f"free disk {seen['free_bytes'] >> 20} MB, needed {seen['need_bytes'] >> 20} MB"
         lines = [f"not from {one['from']}: {one['why']}" for one in seen.get("tried") or ()]
         points = ", ".join(f"{name} at transaction {txid}" for name, txid in seen["txids"].items())
         lines.append(f"From {seen['source']}, epoch {seen['epoch']}: {points}; {seen['files']} files.")
-        lines.append(f"{seen['bytes'] / 1e6:.1f} MB to read, about {seen['expected_s']:.0f} s; {room}.")
+        lines.append(f"{seen['bytes'] / 1e6:.1f} MB to read, about {seen['expected_s']:.0f} s.")
         lines.append(f"Transactions behind that point in the replica, undone by it: {seen['transactions_lost']}.")
-        if seen["free_bytes"] < seen["need_bytes"]:
-            lines.append("THE DISK IS TOO SMALL: it would be refused.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *room.shown(seen)])
 
     def in_place(self) -> bool:
         """Swapped in: the live databases belong to no epoch, or to the new one already.

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from lifeline.errors import BadInput
+
 STAGE_S = 3600.0
 
 
@@ -63,6 +65,30 @@ def asked(at: str | None, txid: str | None, source: str | None, only: Sequence[s
 
     want = wanted(1, at, txid, source, only)
     return Asked(want.at, None if want.txid is None else str(want.txid), want.source, want.only)
+
+
+# `fab restore` goes one of several ways; the first that is asked for, and the options that mean something on it.
+WAYS: Mapping[str, tuple[str, ...]] = {
+    "table": ("format", "at", "txid", "from", "to"),
+    "salvage": ("to",),
+    "before-corruption": ("check", "yes", "dry-run", "waive"),
+    "to": ("at", "txid", "from", "only", "waive"),
+    "": ("at", "txid", "from", "only", "yes", "dry-run", "waive"),
+}
+
+
+def one_way(given: Mapping[str, object]) -> str:
+    """Which way, by the options that were given. BadInput for one that would mean nothing on it: to pass over it would
+    be to do something else than was asked for."""
+    named = [name for name, value in given.items() if value]
+    way = next((way for way in WAYS if way in named), "")
+    for name in named:
+        if name != way and name not in WAYS[way]:
+            what = f"--{name} doesn't go with --{way}" if way else f"--{name} goes with another option only"
+            known = " ".join(f"--{one}" for one in WAYS[way])
+            hint = f"fab restore {f'--{way} ' if way else ''}takes {known}; fab --help restore"
+            raise BadInput(f"{what}; nothing was done", hint=hint)
+    return way
 
 
 def both_clocks(at: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from lifeline import ltx, wal
+from lifeline import checkpoints, ltx, wal
 from lifeline.barrier import Barrier
 from lifeline.verify import connect, rows
 from tests.contract.replica_store import S3, Site, store, wait
@@ -130,3 +130,33 @@ def test_a_log_that_goes_on_is_left_alone(site: Site) -> None:
     assert not wal.begin_anew(site.path, local)
     insert(database, 50)
     assert not wal.begin_anew(site.path, local)
+
+
+@pytest.mark.parametrize("autocheckpoint", [0, 1000])
+def test_a_log_begun_anew_behind_a_killed_litestream_is_counted(site: Site, autocheckpoint: int) -> None:
+    """Litestream's own are counted by itself, in its table; another's are not."""
+    with site.replicating() as litestream:
+        database = writer(site.path)
+        database.execute(f"PRAGMA wal_autocheckpoint = {autocheckpoint}").fetchall()
+        insert(database, 1)
+        site.control.sync(site.path, 20)
+
+        def grown() -> checkpoints.Counts | None:
+            database.execute("UPDATE trades SET note = hex(randomblob(1000000))").fetchall()
+            return checkpoints.count(site.path)
+
+        wait(lambda: (counts := grown()) and counts.meant > 0, 30, "Litestream has checkpointed")
+        site.control.sync(site.path, 20)
+        before = checkpoints.count(site.path)
+        for _ in range(5):
+            grown()
+            site.control.sync(site.path, 20)
+        own = checkpoints.count(site.path)
+        litestream.kill()
+        litestream.wait()
+        for _ in range(20):
+            grown()
+        after = checkpoints.count(site.path)
+    assert before and own and after
+    assert own.begun - before.begun <= own.meant - before.meant
+    assert (after.begun - own.begun > after.meant - own.meant) is bool(autocheckpoint)

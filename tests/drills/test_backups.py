@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import apsw
 import pytest
 
+from lab import faults, lifecycle
 from lab.outsiders import Exchange
 from lifeline import inventory as inventories
 from lifeline import ltx
@@ -146,7 +149,9 @@ def test_bad_input_changes_nothing(env: Env) -> None:
     for words, code in (
         (("--at", "yesterday"), 2),
         (("--at", "2999-01-01 00:00:00"), 2),
-        (("--at", "2001-01-01 00:00:00", "--yes"), 6),
+        (("--at", "2001-01-01 00:00:00", "--yes"), 2),
+        (("--table", "probes", "--only", "state"), 2),
+        (("--salvage", "--at", "2026-01-01", "--to", "nobody:/x"), 2),
         (("--txid", "none"), 2),
         (("--txid", "99999999", "--yes"), 2),
         (("--from", "attic"), 2),
@@ -173,3 +178,83 @@ def test_a_wrong_password_and_a_half_written_catalogue_are_told(env: Env) -> Non
         assert "DAMAGED" in run(env, "fab", "backups").stdout
         vault.delete("catalogue/genesis/20200101T000000Z-full.json")
     run(env, "fab", "backup")
+
+
+def rows_of(copy: Path) -> set[str]:
+    database = apsw.Connection(str(copy), flags=apsw.SQLITE_OPEN_READONLY)
+    return {str(row[0]) for row in database.execute("SELECT token FROM probes")}
+
+
+def test_with_the_vault_gone_nothing_is_stopped_and_the_hosts_own_copy_is_had(env: Env) -> None:
+    """And Litestream with it: its program can't be started."""
+    holder, address = status(env)["lease"]["holder"], primary(env)["address"]
+    epoch, tokens = status(env)["lease"]["epoch"], written(address, "vaulted", 5)
+    run(env, "fab", "backup")
+    then, program = datetime.now(UTC).isoformat(), "/opt/lifeline/current/bin/litestream"
+    with site() as at:
+        at.hosts[holder].run(["sudo", "-n", "mv", program, f"{program}.gone"])
+        faults.spaces_down("ams3")
+        try:
+            for words in ((), ("--at", then), ("--from", "local"), ("--from", "offsite", "--dry-run")):
+                said = run(env, "fab", "restore", *words, *([] if "--dry-run" in words else ["--yes"]), code=7)
+                assert "Nothing was touched" in said.stderr and f"--to {holder}:" in said.stderr
+            seen = status(env)
+            assert (seen["lease"]["epoch"], seen["hosts"][holder]["role"]) == (epoch, "primary")
+            assert missing(address, tokens) == []
+            said = run(env, "fab", "restore", "--from", "local", "--to", f"{holder}:/var/tmp/own", "--only", "database")
+            assert "verified" in said.stdout
+            count = f"import apsw; print(*apsw.Connection('/var/tmp/own/genesis.db').execute({TOKENS!r}))"
+            python = ["sudo", "-n", "/opt/lifeline/current/venv/bin/python", "-c", count]
+            assert "vaulted-4" in at.hosts[holder].run(python).text
+            # Files come back in place all the same: what serves needs no vault to be started again.
+            settings = "/etc/lifeline/service.env"
+            at.hosts[holder].run(["sudo", "-n", "tee", "-a", settings], input=b"# by hand\n")
+            said = run(env, "fab", "restore", "--only", "config", "--from", "local", "--yes")
+            assert "changed" in said.stdout and settings in said.stdout
+            assert "by hand" not in at.hosts[holder].run(["sudo", "-n", "cat", settings]).text
+        finally:
+            at.hosts[holder].run(["sudo", "-n", "mv", f"{program}.gone", program])
+            lifecycle.up()
+    assert write(address, "the vault is back", timeout=20)
+
+
+TOKENS = "SELECT token FROM probes"
+SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "LIFELINE_PASSPHRASE_FILE", "LIFELINE_STACK")
+
+
+def test_with_everything_of_digitalocean_gone_the_data_is_had_on_this_machine(env: Env, tmp_path: Path) -> None:
+    """All that is left: this checkout, and what lay in the safe."""
+    tokens = written(primary(env)["address"], "off-site", 5)
+    run(env, "fab", "backup")
+    with site() as at:
+        at.hosts[status(env)["lease"]["holder"]].verb("offsite", timeout=120)
+        away = at.inventory.offsite
+    hosts = list(status(env)["hosts"])
+    safe = {name: env[name] for name in SECRETS} | {
+        "PATH": f"{env['VIRTUAL_ENV']}/bin:/usr/bin:/bin",
+        "LIFELINE_OFFSITE_BUCKET": away.bucket,
+        "LIFELINE_OFFSITE_REGION": away.region,
+        "LIFELINE_OFFSITE_ENDPOINT": str(away.endpoint),
+    }
+    faults.api_down()
+    faults.dns_down()
+    for region in ("nyc3", "sgp1", "ams3"):
+        faults.spaces_down(region)
+    for host in hosts:
+        faults.power_cut(host)
+    shutil.move(CHECKOUT / ".lifeline/lab", tmp_path / "cache")
+    try:
+        run(safe, "fab", "restore", "--from", "offsite", "--to", f"here:{tmp_path}/early", code=3)
+        assert "sealed copy" in run(safe, "fab", "inventory", "--from-offsite").stdout
+        said = run(safe, "fab", "restore", "--from", "offsite", "--to", f"here:{tmp_path}/copy").stdout
+        assert "verified" in said and set(tokens) <= rows_of(tmp_path / "copy/genesis.db")
+        # The independent copy too, with what isn't in the databases.
+        parts = [word for part in ("database", "config", "state", "logs") for word in ("--only", part)]
+        run(safe, "fab", "restore", "--from", "offsite", *parts, "--to", f"here:{tmp_path}/all")
+        assert set(tokens) <= rows_of(tmp_path / "all/genesis.db")
+        assert (tmp_path / "all/etc/lifeline/service.env").exists()
+        assert not list(tmp_path.glob(".lifeline*"))
+    finally:
+        shutil.rmtree(CHECKOUT / ".lifeline/lab", ignore_errors=True)
+        shutil.move(tmp_path / "cache", CHECKOUT / ".lifeline/lab")
+        lifecycle.up()

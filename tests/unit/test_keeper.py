@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lifeline import agent_http, alerts, deadman, keeper, logs, proc, roles
+from lifeline import agent_http, alerts, deadman, keeper, logs, proc, roles, room
 from lifeline.alerts import Alert, Seen
 from lifeline.errors import StepFailed
 from lifeline.keeper import Keeper
@@ -346,7 +346,7 @@ def a_database_too_large_for_the_disk(host: Host, monkeypatch: pytest.MonkeyPatc
 
 
 def memory_that_others_use(_: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "memory_available", lambda: 150 << 20)
+    monkeypatch.setattr(room, "memory_available", lambda: 150 << 20)
 
 
 def agent_says(monkeypatch: pytest.MonkeyPatch, lag_s: float | None) -> None:
@@ -381,7 +381,7 @@ def test_what_is_short_or_stands_still_raises_its_alert(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Any, name: str
 ) -> None:
     host = Host(tmp_path)
-    monkeypatch.setattr(keeper, "memory_available", lambda: 4 << 30)
+    monkeypatch.setattr(room, "memory_available", lambda: 4 << 30)
     agent_says(monkeypatch, 0.5)
     host.run(300)
     assert names(host) == set()
@@ -397,9 +397,9 @@ def test_what_is_short_or_stands_still_raises_its_alert(
 
 def test_the_kernel_says_how_much_memory_there_is(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
-    assert keeper.memory_available(meminfo) is None
+    assert room.memory_available(meminfo) is None
     meminfo.write_text("MemTotal:  2000 kB\nMemFree:  10 kB\nMemAvailable:     1024 kB\n")
-    assert keeper.memory_available(meminfo) == 1 << 20
+    assert room.memory_available(meminfo) == 1 << 20
 
 
 def test_what_failed_in_an_earlier_role_is_no_business_of_this_one(tmp_path: Path) -> None:
@@ -515,6 +515,7 @@ def test_lifeline_hosts_own_words_are_the_jobs_failure(tmp_path: Path) -> None:
         (Seen("primary", disk_free=100 << 20), "disk-short"),
         (Seen("primary", largest_database=10 << 30, disk_free=12 << 30), "disk-short"),
         (Seen("standby", memory_available=50 << 20), "memory-short"),
+        (Seen("primary", checkpointed={"trades": 2}), "foreign-checkpoint-trades"),
         (Seen("none", disk_percent=85.0, disk_limit=85), "disk-critical"),
         (Seen("primary", replica_age_s=61), "replica-stale"),
         (Seen("primary", replica_unseen=True), "replica-unseen"),

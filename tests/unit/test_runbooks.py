@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,6 +132,30 @@ def test_restore_asks_refuses_and_shows(world: World) -> None:
     with pytest.raises(BadInput, match="is not a time"):
         restore(world.process(), "yesterday")
     restore(world.process(), dry_run=True)
+    assert not world.actions
+
+
+@pytest.mark.parametrize("words", [{}, {"at": THEN}, {"source": "local"}, {"only": ("state",)}])
+def test_a_host_without_room_is_told_before_anything_is_touched(world: World, words: dict[str, Any]) -> None:
+    world.room = {"free_bytes": 1 << 10}
+    with pytest.raises(Refused, match=r"1 MB of free disk .* 0 MB; nothing was touched"):
+        restore(world.process(), yes=True, waive=("low-memory",), **words)
+    world.room = {"memory_bytes": 200 << 20, "memory_free_bytes": 150 << 20}
+    with pytest.raises(Refused, match="low-memory"):
+        restore(world.process(), yes=True, **words)
+    site = world.process()
+    restore(site, dry_run=True, **words)
+    assert "MEMORY IS SHORT" in said(site) and not world.actions
+    restore(world.process(), yes=True, waive=("low-memory",), **words)
+    assert world.actions and "--low-memory" in world.words[-1]
+
+
+@pytest.mark.parametrize("words", [{}, {"at": THEN}])
+def test_a_restore_that_could_not_end_is_not_begun(world: World, words: dict[str, Any]) -> None:
+    """The host says so itself, of the vault that it needs to serve."""
+    world.down.add("vault")
+    with pytest.raises(Unavailable):
+        restore(world.process(), yes=True, **words)
     assert not world.actions
 
 

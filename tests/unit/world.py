@@ -151,6 +151,7 @@ class World:
     books: dict[str, Any] | LifelineError = field(default_factory=AGREE.copy)  # what the compare verb answers
     fence_waived: bool = False
     as_in_the_backup: bool = False
+    room: dict[str, int] = field(default_factory=dict)  # of disk and memory, where a plan shall say something else
     words: list[tuple[str, ...]] = field(default_factory=list)  # of every `restore` that hosts were asked for
     clock: FakeClock = field(default_factory=FakeClock)
 
@@ -480,7 +481,8 @@ class FakeRemote:
         }
 
     def _outline(self, state: HostState, epoch: int) -> dict[str, Any]:
-        room = {"free_bytes": 9 << 30, "need_bytes": 1 << 20, "tried": []}
+        self._world.check("vault")
+        room = {"free_bytes": 9 << 30, "need_bytes": 1 << 20, "tried": [], **self._world.room}
         point = {"source": "vault", "epoch": epoch, "txids": {"trades": 5}, "files": 3, "bytes": 4096}
         return {**room, **point, "expected_s": 2.0, "transactions_lost": 0}
 
@@ -488,6 +490,7 @@ class FakeRemote:
         change = "same" if self._world.as_in_the_backup else "changed"
         return {
             **{"free_bytes": 9 << 30, "need_bytes": 1 << 20, "tried": [], "source": "local", "place": "local"},
+            **self._world.room,
             **{"snapshot": "abc", "snapshot_at": "2025-12-31T22:00:01Z", "backup_at": "2025-12-31T22:00:00.120Z"},
             **{"kind": "full", "host": OLD, "entry": None, "remarks": ["a remark"], "bytes": 70, "expected_s": 2.0},
             "files": [
