@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from lifeline import lookout
 from lifeline.damage import Damage
-from lifeline.decide import Act, Decision, LeaseState, View, decide
+from lifeline.decide import WORK, Act, Decision, LeaseState, View, decide
 from lifeline.errors import LifelineError
 from lifeline.layout import AGENT_PORT, Config, RoleFile
 from lifeline.lookout import LeaseWatch, PeerWatch
@@ -28,14 +28,14 @@ PEER_WITHIN_S = 1.0
 SEEN_FRESH_S = 5.0  # what the pilot saw in the cloud
 RETRY_S, RETRY_MOST_S = 15.0, 300.0
 UNSEEN_S = 30.0  # for so long the other host or the lease store may be out of sight before a person is told
-WORK = (Act.PROMOTE, Act.RESUME, Act.HAND_OVER, Act.REJOIN)
 _BY_HAND = {Act.HAND_OVER: "switchover", Act.REJOIN: "reprotect"}
 log = logging.getLogger("lifeline.autopilot")
 
 
 @dataclass(frozen=True)
 class Own:
-    """What the agent knows of its own host. since: when it took that role. promised_s: its word to the other one."""
+    """What the agent knows of its own host. since: when it took that role. promised_s: its word to the other one.
+    live_epoch: the one in which it wrote the databases that it has; None for a copy."""
 
     role: RoleFile
     serves: bool
@@ -45,6 +45,7 @@ class Own:
     promised_s: float = 0.0
     trouble: str = ""
     damage: Damage | None = None
+    live_epoch: int | None = None
 
 
 class Pilot(Protocol):
@@ -147,6 +148,7 @@ class Autopilot:
             mode=lookout.mode_now(lease, self.policy, self._utc()),
             promised_s=own.promised_s,
             own_take=lease is not None and lease.taken_by == f"pilot:{self.me}",
+            own_data=lease is not None and lease.epoch == own.live_epoch,
             trouble=own.trouble,
             settled=now - own.since >= self.policy.settle_s,
             damage=own.damage.says if own.damage else "",
@@ -206,8 +208,8 @@ class Autopilot:
     def _words(self, decision: Decision) -> dict[str, Any]:
         if decision.act is Act.HAND_OVER:
             return {"hand_over": {"reason": decision.reason}}
-        if decision.act is Act.REJOIN:
-            return {"rejoin": {"reason": decision.reason}}
+        if decision.act in (Act.REJOIN, Act.SERVE_AGAIN):
+            return {str(decision.act).replace("-", "_"): {"reason": decision.reason}}
         watched = self.lease.lease
         resumed = decision.act is Act.RESUME or watched is None
         lease = None if resumed or watched is None else watched.to_json()

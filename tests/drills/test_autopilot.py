@@ -11,10 +11,13 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
+import httpx
 import pytest
 
 from lab import config, faults, lifecycle
@@ -222,6 +225,37 @@ def test_a_primary_whose_service_doesnt_recover_hands_over_in_order(env: Env) ->
         pair.follows_again()
     finally:
         broken.run(["sudo", "-n", "chmod", "755", program])
+    assert status(env)["lease"]["over_released"]
+
+
+def order(host: str, identity: str) -> bool:
+    """A trade that a user asks for: was it acknowledged?"""
+    wanted = {"client_order_id": identity, "symbol": "BTC", "side": "buy", "qty": 1}
+    try:
+        return httpx.post(f"http://{ADDRESSES[host]}:8080/orders", json=wanted, timeout=30, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def trigger(host: str) -> dict[str, Any]:
+    seen = (health(host).get("symptoms") or {}).get("triggers") or [{"fired": None}]
+    return dict(seen[0])
+
+
+def test_three_failed_trades_make_a_primary_hand_over_in_order(env: Env) -> None:
+    pair = Pair(env)
+    tokens = pair.acknowledged("trades")
+    old = site_of(CHECKOUT, inventories.load(CHECKOUT, "lab")).hosts[pair.old]
+    eventually(lambda: trigger(pair.old)["fired"] is False, 20, "its figures are known")
+    old.run(["sudo", "-n", "supervisorctl", "signal", "STOP", "litestream"])  # nothing reaches the vault from here
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            assert not any(pool.map(partial(order, pair.old), ["fails-1", "fails-2", "fails-3"]))
+    finally:
+        old.run(["sudo", "-n", "supervisorctl", "signal", "CONT", "litestream"])
+    eventually(lambda: "failed trades" in health(pair.old).get("pilot", {}).get("reason", ""), 20, "it says why")
+    pair.taken_over(tokens)
+    pair.follows_again()
     assert status(env)["lease"]["over_released"]
 
 

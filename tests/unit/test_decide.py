@@ -40,6 +40,8 @@ TABLE = (
     Row("a zombie asks", lambda v: _rejoins(v) and v.mode == "manual", Act.ASK, "a serves, epoch 4"),
     Row("a zombie waits for the end of a pause", lambda v: _rejoins(v), Act.HOLD, "paused, else"),
     Row("it gave its lease back, for nothing", lambda v: v.role == "none" and _given_back(v), Act.ALERT, "nobody has"),
+    Row("it stopped itself, while paused", lambda v: _own_data(v) and v.mode == "paused", Act.HOLD, "paused, else"),
+    Row("it stopped itself, and goes on", lambda v: _own_data(v), Act.SERVE_AGAIN, "nobody has taken over since"),
     Row("a host without a role takes nothing over", lambda v: v.role == "none" and not _own(v), Act.HOLD, "no role"),
     Row("half a take-over, while paused", lambda v: _own(v) and v.mode == "paused", Act.HOLD, "paused, else"),
     Row("half a take-over goes on, by hand too", lambda v: _own(v), Act.RESUME, "isn't finished"),
@@ -79,6 +81,10 @@ TABLE = (
 )
 
 
+def _own_data(view: View) -> bool:
+    return view.role == "none" and view.lease is L.MINE and view.own_data
+
+
 def _hurt(view: View) -> bool:
     return view.role == "primary" and bool(view.damage)
 
@@ -110,7 +116,8 @@ def every_view() -> list[View]:
                 hurt = [replace(view, damage="page 7", proof=proof) for proof in Proof]
                 views += [*hurt, *(replace(one, settled=False) for one in hurt), replace(hurt[0], trouble="broken")]
             elif lease is L.MINE:
-                views.append(replace(view, own_take=True))
+                views += [replace(view, own_take=True), replace(view, own_data=True)]
+                views.append(replace(view, own_take=True, own_data=True))
             elif lease in (L.LATE, L.EXPIRED, L.RELEASED):
                 views.append(replace(view, promised_s=3.0))
             if role == "none" and lease is L.RELEASED:
