@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from infra.reader import Reader
-from lifeline.model import FENCE_RUNGS, PUBLIC_RESOLVERS, WEEKDAYS, HomeRole
+from lifeline.model import FENCE_RUNGS, NEVER_ALONE, PUBLIC_RESOLVERS, WEEKDAYS, HomeRole
 
 T = TypeVar("T")
 NAMESPACE = "lifeline"
@@ -323,6 +323,13 @@ def _check_together(config: StackConfig, reader: Reader) -> None:
         reader.problem(
             "route53.zone", f"is {config.domain!r}, the domain that DigitalOcean serves", "a domain of its own"
         )
+    for entry in config.policy.fence_required:
+        if set(entry.split("+")) <= set(NEVER_ALONE):
+            reader.problem(
+                "policy.fenceRequired",
+                f"names {entry!r} alone, which may leave open what is connected",
+                f"{entry}+self-fence",
+            )
     if config.policy.lease_margin_s * 2 >= config.policy.lease_ttl_s:
         reader.problem(
             "policy.leaseMarginS", f"is {config.policy.lease_margin_s}", "less than half of policy.leaseTtlS"

@@ -23,7 +23,8 @@ ModeName = Literal["automatic", "manual", "paused"]
 MODES: tuple[ModeName, ...] = ("automatic", "manual", "paused")
 
 # The rungs of the fencing ladder, strongest first (docs/design.md, decision 3).
-FENCE_RUNGS = ("power-off", "vault-key", "self-fence")
+FENCE_RUNGS = ("power-off", "vault-key", "firewall", "self-fence")
+NEVER_ALONE = ("firewall",)  # what is connected already it may leave connected
 
 Evidence = Mapping[str, Any]
 """What a probe saw: plain JSON values, no secrets."""
@@ -225,6 +226,8 @@ class FailoverPolicy:
         for entry in (required := list(at.each("fence_required"))):
             if not isinstance(entry.value, str) or not set(entry.value.split("+")) <= set(FENCE_RUNGS):
                 entry.fail(f'{entry.value!r} is not allowed; rungs: {", ".join(FENCE_RUNGS)}, joined by "+" for "both"')
+            if set(entry.value.split("+")) <= set(NEVER_ALONE):
+                entry.fail(f"{entry.value!r} is no fence alone: it may leave open what is connected; join self-fence")
         if not required:
             at.at("fence_required").fail("must name at least one rung: a failover without a fence is two primaries")
         ttl, margin = at.number("lease_ttl_s", least=1), at.number("lease_margin_s", least=0)

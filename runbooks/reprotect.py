@@ -72,6 +72,13 @@ class Reprotection:
                     would="power it on",
                     hint="pulumi up --refresh, if the droplet is gone",
                 ),
+                Step(
+                    f"{other} may be spoken with",
+                    until=self.opened,
+                    do=self.reopen,
+                    within=30,
+                    would="open its firewall again, if a fence closed it",
+                ),
                 Step(f"{other} answers", until=self.reachable, within=BOOT_S, hint="fab provision", poll=1.0),
                 self.follow_step(),
                 self.fork_step(),
@@ -133,6 +140,15 @@ class Reprotection:
         if state == "absent":
             return Finding.unknown(f"there is no droplet {self.other.droplet_id} any more: it must be built anew")
         return Finding.passed(state) if state == "active" else Finding.failed(f"it is {state}")
+
+    def opened(self) -> Finding:
+        """Behind its own firewall again.  It is no fence any more: the lease has moved, and it serves nobody."""
+        if self.site.cloud.has_closing(self.other.name):
+            return Finding.failed("a fence closes its firewall")
+        return Finding.passed("no fence closes its firewall")
+
+    def reopen(self) -> None:
+        self.site.cloud.reopen(self.other.droplet_id, self.other.name)
 
     def reachable(self) -> Finding:
         try:
