@@ -84,6 +84,7 @@ class PolicyConfig:
     service_down_s: int
     settle_s: int
     check_every_s: int
+    power_on_after_s: int
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,7 @@ def _policy(section: Reader) -> PolicyConfig:
         service_down_s=section.integer("serviceDownS", 1, 86400, default=300),
         settle_s=section.integer("settleS", 0, 86400, default=900),
         check_every_s=section.integer("checkEveryS", 0, 604800, default=3600),
+        power_on_after_s=section.integer("powerOnAfterS", 0, 86400, default=0),
     )
 
 

@@ -24,7 +24,8 @@ class Act(StrEnum):
     """HOLD: nothing.  WATCH: the pilot gets ready, and asks the cloud.  PROMOTE: this host takes over.  RESUME: it goes
     on with its own take-over.  SERVE_AGAIN: it had to stop itself, and goes on where it ended.  HAND_OVER: it stops in
     order, and releases the lease.  REJOIN: a host without a role becomes a standby again.  ASK: it would act, and needs
-    a person's word.  ALERT: it can't act, and a person must know."""
+    a person's word.  ALERT: it can't act, and a person must know.  POWER_ON: a primary without a standby switches on
+    the host that it took over from."""
 
     HOLD = "hold"
     WATCH = "watch"
@@ -33,11 +34,12 @@ class Act(StrEnum):
     SERVE_AGAIN = "serve-again"
     HAND_OVER = "hand-over"
     REJOIN = "rejoin"
+    POWER_ON = "power-on"
     ASK = "ask"
     ALERT = "alert"
 
 
-WORK = (Act.PROMOTE, Act.RESUME, Act.SERVE_AGAIN, Act.HAND_OVER, Act.REJOIN)  # what a pilot does
+WORK = (Act.PROMOTE, Act.RESUME, Act.SERVE_AGAIN, Act.HAND_OVER, Act.REJOIN, Act.POWER_ON)  # what a pilot does
 
 
 class LeaseState(StrEnum):
@@ -87,7 +89,8 @@ class View:
     not to take over.  own_take: the lease was taken for this host by its own pilot.  own_data: its databases are those
     that it wrote in the lease's epoch.  trouble: what is wrong with this host's own service, "" for nothing.  settled:
     it has been primary long enough that the trouble isn't what it was promoted into.  damage: what is wrong with its
-    data, "" for nothing; proof: what the other host found of the vault's copy since.
+    data, "" for nothing; proof: what the other host found of the vault's copy since.  primary_s: for so long it has
+    been primary.
     """
 
     me: str
@@ -108,6 +111,7 @@ class View:
     settled: bool = True
     damage: str = ""
     proof: Proof = Proof.NONE
+    primary_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -191,12 +195,26 @@ def _primary(view: View, policy: FailoverPolicy) -> Decision:
     if view.damage:
         return _damaged(view)
     if not view.trouble:
-        return Decision(Act.HOLD, f"{view.me} is primary, epoch {view.epoch}, and well")
+        return _well(view, policy)
     if not view.settled:
         return Decision(Act.ALERT, f"{view.trouble}, soon after it was promoted: to hand over again would not help")
     if view.peer is not PeerState.STANDBY:
         return Decision(Act.ALERT, f"{view.trouble}; there is no standby to hand over to ({view.peer})")
     return Decision(Act.HAND_OVER, view.trouble)
+
+
+def _well(view: View, policy: FailoverPolicy) -> Decision:
+    """Is it protected?  What its own take-over may have powered off it may power on: the lease has moved, so what comes
+    back serves nobody, and follows."""
+    says = f"{view.me} is primary, epoch {view.epoch}, and well"
+    after = policy.power_on_after_s
+    if not (after and view.own_take and view.peer is PeerState.SILENT and view.primary_s >= after):
+        return Decision(Act.HOLD, says)
+    if view.off:
+        return Decision(
+            Act.POWER_ON, f"{says}; the other host is off since it was taken over from: there is no standby"
+        )
+    return Decision(Act.WATCH, f"{says}; the other host doesn't answer: is it off?")
 
 
 def _damaged(view: View) -> Decision:

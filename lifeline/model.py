@@ -209,6 +209,7 @@ class FailoverPolicy:
     ``service_down_s``: so long a primary tries to recover its service before it hands over.  ``settle_s``: so long
     after a promotion it hands nothing over: trouble that came along isn't the host's.  ``check_every_s``: so often it
     checks its own databases for damage; 0: only when something points at it.
+    ``power_on_after_s``: so long after its own take-over a host powers on the other one, if that is off; 0: never.
     """
 
     lease_ttl_s: float
@@ -220,6 +221,7 @@ class FailoverPolicy:
     service_down_s: float = 300.0
     settle_s: float = 900.0
     check_every_s: float = 3600.0
+    power_on_after_s: float = 0.0
 
     @classmethod
     def read(cls, at: At) -> FailoverPolicy:
@@ -243,6 +245,7 @@ class FailoverPolicy:
             service_down_s=at.number("service_down_s", cls.service_down_s, least=1),
             settle_s=at.number("settle_s", cls.settle_s, least=0),
             check_every_s=at.number("check_every_s", cls.check_every_s, least=0),
+            power_on_after_s=at.number("power_on_after_s", cls.power_on_after_s, least=0),
         )
 
     def alternatives(self) -> tuple[frozenset[str], ...]:

@@ -158,3 +158,18 @@ def test_by_hand_it_says_what_it_would_do(act: Act, wanted: str) -> None:
     view = View("b", wanted, lease, "a", 4, 40.0, P.STANDBY, mode="manual", trouble="broken")  # type: ignore[arg-type]
     found = decide(view, POLICY)
     assert (found.act, found.wanted) == (Act.ASK, act)
+
+
+def test_what_its_own_take_over_powered_off_is_powered_on_when_policy_says_so() -> None:
+    """Only with the cloud's word that it is off; and never by a host that an operator made primary."""
+    allowed = replace(POLICY, power_on_after_s=60)
+    alone = View("b", "primary", L.MINE, "b", 4, peer=P.SILENT, off=True, mode="automatic", own_take=True, primary_s=60)
+    assert decide(alone, allowed).act is Act.POWER_ON and "there is no standby" in decide(alone, allowed).reason
+    assert decide(alone, POLICY).act is Act.HOLD
+    assert decide(replace(alone, off=None), allowed).act is Act.WATCH
+    assert decide(replace(alone, off=False), allowed).act is Act.WATCH
+    for other in ({"own_take": False}, {"primary_s": 59.0}, {"peer": P.STANDBY}, {"peer": P.IDLE}):
+        assert decide(replace(alone, **other), allowed).act is Act.HOLD  # type: ignore[arg-type]
+    assert decide(replace(alone, mode="manual"), allowed).wanted is Act.POWER_ON
+    assert decide(replace(alone, mode="paused"), allowed).act is Act.HOLD
+    assert decide(replace(alone, trouble="broken"), allowed).act is Act.ALERT
