@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow]
 TTL_S, MARGIN_S = 10.0, 2.0
 POLICY = (
     "{leaseTtlS: 10, leaseMarginS: 2, fenceRequired: [power-off], maxLagS: 60, mode: automatic, partitionS: 10, "
-    "settleS: 0, serviceDownS: 5}"
+    "settleS: 0, serviceDownS: 5, powerOnAfterS: 5}"
 )
 TAKEN_OVER_S = 60.0
 LOOK_S = TTL_S + MARGIN_S + 4.0  # by then a wrong take-over would have begun
@@ -134,8 +134,7 @@ def test_a_power_cut_is_taken_over_and_what_comes_back_follows(env: Env) -> None
     with hammered(pair.old, pair.new) as heard:
         faults.power_cut(pair.old)
         pair.taken_over(tokens)
-        faults.power_back(pair.old)
-        pair.follows_again()
+        pair.follows_again()  # the new primary powers it on, as the policy says
     never_both(heard, pair.old, pair.new)
     seen = status(env)
     assert seen["lease"]["holder"] == pair.new and seen["lease"]["taken_by"] == f"pilot:{pair.new}"
@@ -257,6 +256,25 @@ def test_three_failed_trades_make_a_primary_hand_over_in_order(env: Env) -> None
     pair.taken_over(tokens)
     pair.follows_again()
     assert status(env)["lease"]["over_released"]
+
+
+def test_an_agent_that_hangs_is_replaced_and_one_that_hangs_for_ever_is_taken_over_from(env: Env) -> None:
+    pair = Pair(env)
+    old = site_of(CHECKOUT, inventories.load(CHECKOUT, "lab")).hosts[pair.old]
+    stop = ["sudo", "-n", "systemctl", "kill", "--kill-whom=main", "--signal=STOP", "lifeline-agent"]
+    with hammered(pair.old, pair.new) as heard:
+        old.run(stop)
+        eventually(lambda: not health(pair.old), 5, "it hangs")
+        eventually(lambda: serves(pair.old), 15, "systemd has replaced it, in time to renew")
+        assert health(pair.old)["epoch"] == pair.epoch
+        tokens = pair.acknowledged("hung")
+        # Each successor hangs as well: nobody renews, and the deadman ends the service with the lease.
+        again = f"while :; do {' '.join(stop[2:])}; sleep 0.1; done"
+        old.run(["sudo", "-n", "systemd-run", "--unit=stopper", "/bin/sh", "-c", again])
+        pair.taken_over(tokens)
+        faults.power_back(pair.old)  # the fence was power-off
+        pair.follows_again()
+    never_both(heard, pair.old, pair.new)
 
 
 def test_by_hand_the_hosts_ask_and_paused_they_do_not(env: Env) -> None:
