@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from infra.reader import Reader
-from lifeline.model import FENCE_RUNGS, PUBLIC_RESOLVERS, WEEKDAYS, HomeRole
+from lifeline.model import FENCE_RUNGS, NEVER_ALONE, PUBLIC_RESOLVERS, WEEKDAYS, HomeRole
 
 T = TypeVar("T")
 NAMESPACE = "lifeline"
@@ -84,6 +84,7 @@ class PolicyConfig:
     service_down_s: int
     settle_s: int
     check_every_s: int
+    power_on_after_s: int
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,7 @@ def _policy(section: Reader) -> PolicyConfig:
         service_down_s=section.integer("serviceDownS", 1, 86400, default=300),
         settle_s=section.integer("settleS", 0, 86400, default=900),
         check_every_s=section.integer("checkEveryS", 0, 604800, default=3600),
+        power_on_after_s=section.integer("powerOnAfterS", 0, 86400, default=0),
     )
 
 
@@ -323,6 +325,13 @@ def _check_together(config: StackConfig, reader: Reader) -> None:
         reader.problem(
             "route53.zone", f"is {config.domain!r}, the domain that DigitalOcean serves", "a domain of its own"
         )
+    for entry in config.policy.fence_required:
+        if set(entry.split("+")) <= set(NEVER_ALONE):
+            reader.problem(
+                "policy.fenceRequired",
+                f"names {entry!r} alone, which may leave open what is connected",
+                f"{entry}+self-fence",
+            )
     if config.policy.lease_margin_s * 2 >= config.policy.lease_ttl_s:
         reader.problem(
             "policy.leaseMarginS", f"is {config.policy.lease_margin_s}", "less than half of policy.leaseTtlS"

@@ -28,7 +28,7 @@ from lifeline.copies import drop_kept, read_follower
 from lifeline.deadman import arm, boottime, cut, notify
 from lifeline.errors import LifelineError, Unavailable
 from lifeline.fence import Judgement, Known, judge, valid_until
-from lifeline.layout import Config, Layout, RoleFile, load_config, read_json, read_role, write_role
+from lifeline.layout import Config, Layout, RoleFile, load_config, read_data, read_json, read_role, write_role
 from lifeline.model import Lease
 from lifeline.opinion import Opinion
 from lifeline.supervisor import Supervisor
@@ -234,8 +234,8 @@ class Agent:
             role, lease = self._role, self._known.lease
         seen = self.symptoms if self._watched_role == role else None  # else it is about the past
         wrong, damage = (seen.trouble(), seen.damage()) if seen else ("", None)
-        left = self.promises.left_s()
-        return autopilot.Own(role, serves, lease, dict(self.watched), self._role_since, left, wrong, damage)
+        left, live = self.promises.left_s(), read_data(self.layout).live_epoch
+        return autopilot.Own(role, serves, lease, dict(self.watched), self._role_since, left, wrong, damage, live)
 
     def _new_pilot(self) -> autopilot.Pilot:
         return proc.Conversation([str(self.layout.bin / "lifeline-pilot")])

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from lifeline import lookout
 from lifeline.damage import Damage
-from lifeline.decide import Act, Decision, LeaseState, View, decide
+from lifeline.decide import WORK, Act, Decision, LeaseState, PeerState, View, decide
 from lifeline.errors import LifelineError
 from lifeline.layout import AGENT_PORT, Config, RoleFile
 from lifeline.lookout import LeaseWatch, PeerWatch
@@ -27,15 +27,16 @@ from lifeline.watching import Watched
 PEER_WITHIN_S = 1.0
 SEEN_FRESH_S = 5.0  # what the pilot saw in the cloud
 RETRY_S, RETRY_MOST_S = 15.0, 300.0
+UNPROTECTED_S = 60.0  # a standby that is made anew needs some seconds
 UNSEEN_S = 30.0  # for so long the other host or the lease store may be out of sight before a person is told
-WORK = (Act.PROMOTE, Act.RESUME, Act.HAND_OVER, Act.REJOIN)
-_BY_HAND = {Act.HAND_OVER: "switchover", Act.REJOIN: "reprotect"}
+_BY_HAND = {Act.HAND_OVER: "switchover", Act.REJOIN: "reprotect", Act.POWER_ON: "reprotect"}
 log = logging.getLogger("lifeline.autopilot")
 
 
 @dataclass(frozen=True)
 class Own:
-    """What the agent knows of its own host. since: when it took that role. promised_s: its word to the other one."""
+    """What the agent knows of its own host. since: when it took that role. promised_s: its word to the other one.
+    live_epoch: the one in which it wrote the databases that it has; None for a copy."""
 
     role: RoleFile
     serves: bool
@@ -45,6 +46,7 @@ class Own:
     promised_s: float = 0.0
     trouble: str = ""
     damage: Damage | None = None
+    live_epoch: int | None = None
 
 
 class Pilot(Protocol):
@@ -87,7 +89,7 @@ class Autopilot:
         self.lease = LeaseWatch()
         self.peer = PeerWatch()
         self.decision = Decision(Act.HOLD, "nothing was looked at yet")
-        self._started_at = now()
+        self._started_at = self._protected_at = now()
         self._pilot: Pilot | None = None
         self._order: Act | None = None
         self._failed, self._problem, self._retry_at = 0, {"error": "", "hint": ""}, 0.0
@@ -106,6 +108,8 @@ class Autopilot:
         if own.role.role != "primary":
             self._read_lease()
         view = self.view(own)
+        if view.role != "primary" or view.peer is PeerState.STANDBY:
+            self._protected_at = self._now()
         decision = decide(view, self.policy)
         if decision != self.decision:
             level = logging.INFO if decision.act is Act.HOLD else logging.WARNING
@@ -147,8 +151,10 @@ class Autopilot:
             mode=lookout.mode_now(lease, self.policy, self._utc()),
             promised_s=own.promised_s,
             own_take=lease is not None and lease.taken_by == f"pilot:{self.me}",
+            own_data=lease is not None and lease.epoch == own.live_epoch,
             trouble=own.trouble,
             settled=now - own.since >= self.policy.settle_s,
+            primary_s=now - own.since if primary else 0.0,
             damage=own.damage.says if own.damage else "",
             proof=lookout.peer_proof(self.peer, own.damage, now),
         )
@@ -206,8 +212,8 @@ class Autopilot:
     def _words(self, decision: Decision) -> dict[str, Any]:
         if decision.act is Act.HAND_OVER:
             return {"hand_over": {"reason": decision.reason}}
-        if decision.act is Act.REJOIN:
-            return {"rejoin": {"reason": decision.reason}}
+        if decision.act in (Act.REJOIN, Act.SERVE_AGAIN, Act.POWER_ON):
+            return {str(decision.act).replace("-", "_"): {"reason": decision.reason}}
         watched = self.lease.lease
         resumed = decision.act is Act.RESUME or watched is None
         lease = None if resumed or watched is None else watched.to_json()
@@ -251,7 +257,9 @@ class Autopilot:
     def _unseen(self, view: View, now: float) -> list[dict[str, str]]:
         found = []
         age = now - (self._started_at if self.peer.at is None else self.peer.at)
-        if view.role != "none" and age > UNSEEN_S:
+        if view.role == "primary" and now - self._protected_at > UNPROTECTED_S:
+            found.append(self._unprotected(view, now - self._protected_at))
+        elif view.role != "none" and age > UNSEEN_S:
             says = (
                 f"the other host's agent hasn't answered for {age:.0f} s: no standby, or the line between them is cut"
             )
@@ -265,6 +273,17 @@ class Autopilot:
             says = f"the pause by {word.by} ended at {word.until} and was never taken back; the hosts act again"
             found.append({"name": "pause-forgotten", "says": says, "next": "fab resume"})
         return found
+
+    def _unprotected(self, view: View, since_s: float) -> dict[str, str]:
+        why = {
+            PeerState.SILENT: "the other host doesn't answer" + (", and is off" if view.off else ""),
+            PeerState.IDLE: "the other host answers, and isn't a standby that is near",
+        }.get(view.peer, "the other host serves")
+        says = (
+            f"NOT PROTECTED for {since_s:.0f} s: {why}. {self.me} goes on; if it is lost too, everything must be "
+            "restored from the vault"
+        )
+        return {"name": "not-protected", "says": says, "next": "fab reprotect --yes"}
 
 
 class PeerDoor:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from lifeline import closing
 from lifeline.errors import BadConfig, Refused, Unavailable
 from lifeline.model import Record
 
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 
 PowerState = Literal["new", "active", "off", "archive", "absent"]
 # What a host needs to fail over by itself, as custom scopes of a personal access token: see, power off, point the
-# record, take away a vault key, read the uptime check; and the reads that the cloud asks for with these.
+# record, take away a vault key, close a firewall, read the uptime check; and the reads that the cloud asks for with
+# these.
 PILOT_SCOPES = (
     *("droplet:read", "droplet:update", "domain:read", "domain:update", "spaces_key:read", "spaces_key:delete"),
     *("uptime:read", "regions:read", "sizes:read", "actions:read", "image:read"),
+    *("firewall:read", "firewall:create", "firewall:update", "firewall:delete", "tag:read", "tag:create", "tag:delete"),
 )
 # To whom a domain must be delegated for its records here to be anybody's.
 NAME_SERVERS = ("ns1.digitalocean.com", "ns2.digitalocean.com", "ns3.digitalocean.com")
@@ -54,6 +57,10 @@ class Cloud(Protocol):
     def has_spaces_key(self, access_key: str) -> bool: ...
     def delete_spaces_key(self, access_key: str) -> None: ...
     def uptime(self, check_id: str) -> Mapping[str, str]: ...
+    def not_closed(self, droplet_id: str, host: str) -> str: ...
+    def close(self, droplet_id: str, host: str) -> None: ...
+    def reopen(self, droplet_id: str, host: str) -> bool: ...
+    def has_closing(self, host: str) -> bool: ...
 
 
 class DigitalOcean:
@@ -139,6 +146,22 @@ class DigitalOcean:
         regions = self._call("GET", f"/v2/uptime/checks/{check_id}/state")["state"]["regions"]
         return {name: str(region["status"]) for name, region in regions.items()}
 
+    def not_closed(self, droplet_id: str, host: str) -> str:
+        """Why a droplet may be spoken with; "" when its firewall lets nothing in or out, or there is no droplet."""
+        return closing.look(self._call, droplet_id, host)
+
+    def close(self, droplet_id: str, host: str) -> None:
+        """Put a droplet behind a firewall that lets nothing in or out (poll ``not_closed``)."""
+        closing.close(self._call, droplet_id, host)
+
+    def reopen(self, droplet_id: str, host: str) -> bool:
+        """Give a droplet its own firewall again; False when it wasn't closed."""
+        return closing.reopen(self._call, droplet_id, host)
+
+    def has_closing(self, host: str) -> bool:
+        """Did a fence close its firewall, or begin to?"""
+        return closing.present(self._call, host)
+
     def _record(self, record: Record) -> dict[str, Any]:
         """By id; by name when the id is gone (someone made the record anew)."""
         answer = self._call("GET", f"/v2/domains/{record.domain}/records/{record.id}", absent=True)
@@ -197,6 +220,8 @@ class ReadOnly:
         self.record = cloud.record
         self.has_spaces_key = cloud.has_spaces_key
         self.uptime = cloud.uptime
+        self.not_closed = cloud.not_closed
+        self.has_closing = cloud.has_closing
 
     def power_off(self, droplet_id: str) -> None:
         raise _dry("power off a droplet")
@@ -209,6 +234,12 @@ class ReadOnly:
 
     def delete_spaces_key(self, access_key: str) -> None:
         raise _dry("delete a key")
+
+    def close(self, droplet_id: str, host: str) -> None:
+        raise _dry("close a firewall")
+
+    def reopen(self, droplet_id: str, host: str) -> bool:
+        raise _dry("open a firewall")
 
 
 def _dry(what: str) -> Refused:

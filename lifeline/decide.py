@@ -22,18 +22,24 @@ CLEAN_POINT = "fab restore --before-corruption"
 
 class Act(StrEnum):
     """HOLD: nothing.  WATCH: the pilot gets ready, and asks the cloud.  PROMOTE: this host takes over.  RESUME: it goes
-    on with its own take-over.  HAND_OVER: it stops in order, and releases the lease.  REJOIN: a host without a role
-    becomes a standby again.  ASK: it would act, and needs a person's word.  ALERT: it can't act, and a person must
-    know."""
+    on with its own take-over.  SERVE_AGAIN: it had to stop itself, and goes on where it ended.  HAND_OVER: it stops in
+    order, and releases the lease.  REJOIN: a host without a role becomes a standby again.  ASK: it would act, and needs
+    a person's word.  ALERT: it can't act, and a person must know.  POWER_ON: a primary without a standby switches on
+    the host that it took over from."""
 
     HOLD = "hold"
     WATCH = "watch"
     PROMOTE = "promote"
     RESUME = "resume"
+    SERVE_AGAIN = "serve-again"
     HAND_OVER = "hand-over"
     REJOIN = "rejoin"
+    POWER_ON = "power-on"
     ASK = "ask"
     ALERT = "alert"
+
+
+WORK = (Act.PROMOTE, Act.RESUME, Act.SERVE_AGAIN, Act.HAND_OVER, Act.REJOIN, Act.POWER_ON)  # what a pilot does
 
 
 class LeaseState(StrEnum):
@@ -80,10 +86,11 @@ class View:
 
     holder: the lease's.  silent_s: for how long its renewals were *seen* not to come, on this host's clock.  off: the
     cloud says that the holder's droplet is off or gone; None: not known.  promised_s: what is left of this host's word
-    not to take over.  own_take: the lease was taken for this host by its own pilot.  trouble: what is wrong with this
-    host's own service, "" for nothing.  settled: it has been primary long enough that the trouble isn't what it was
-    promoted into.  damage: what is wrong with its data, "" for nothing; proof: what the other host found of the
-    vault's copy since.
+    not to take over.  own_take: the lease was taken for this host by its own pilot.  own_data: its databases are those
+    that it wrote in the lease's epoch.  trouble: what is wrong with this host's own service, "" for nothing.  settled:
+    it has been primary long enough that the trouble isn't what it was promoted into.  damage: what is wrong with its
+    data, "" for nothing; proof: what the other host found of the vault's copy since.  primary_s: for so long it has
+    been primary.
     """
 
     me: str
@@ -99,10 +106,12 @@ class View:
     mode: ModeName = "manual"
     promised_s: float = 0.0
     own_take: bool = False
+    own_data: bool = False
     trouble: str = ""
     settled: bool = True
     damage: str = ""
     proof: Proof = Proof.NONE
+    primary_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -123,12 +132,12 @@ def decide(view: View, policy: FailoverPolicy) -> Decision:
 
 def _by_mode(view: View, found: Decision) -> Decision:
     """A person's word stands above all: in manual mode it is asked for, while paused nothing is done."""
-    if found.act not in (Act.PROMOTE, Act.RESUME, Act.HAND_OVER, Act.REJOIN) or view.mode == "automatic":
+    if found.act not in WORK or view.mode == "automatic":
         return found
     if view.mode == "paused":
         return Decision(Act.HOLD, f"paused, else: {found.reason}")
-    if found.act is Act.RESUME:
-        return found  # it was approved when it was begun; half a failover serves nobody
+    if found.act in (Act.RESUME, Act.SERVE_AGAIN):
+        return found  # it was approved when it was begun; half a failover, or a primary at rest, serves nobody
     return Decision(Act.ASK, found.reason, found.act)
 
 
@@ -186,12 +195,26 @@ def _primary(view: View, policy: FailoverPolicy) -> Decision:
     if view.damage:
         return _damaged(view)
     if not view.trouble:
-        return Decision(Act.HOLD, f"{view.me} is primary, epoch {view.epoch}, and well")
+        return _well(view, policy)
     if not view.settled:
         return Decision(Act.ALERT, f"{view.trouble}, soon after it was promoted: to hand over again would not help")
     if view.peer is not PeerState.STANDBY:
         return Decision(Act.ALERT, f"{view.trouble}; there is no standby to hand over to ({view.peer})")
     return Decision(Act.HAND_OVER, view.trouble)
+
+
+def _well(view: View, policy: FailoverPolicy) -> Decision:
+    """Is it protected?  What its own take-over may have powered off it may power on: the lease has moved, so what comes
+    back serves nobody, and follows."""
+    says = f"{view.me} is primary, epoch {view.epoch}, and well"
+    after = policy.power_on_after_s
+    if not (after and view.own_take and view.peer is PeerState.SILENT and view.primary_s >= after):
+        return Decision(Act.HOLD, says)
+    if view.off:
+        return Decision(
+            Act.POWER_ON, f"{says}; the other host is off since it was taken over from: there is no standby"
+        )
+    return Decision(Act.WATCH, f"{says}; the other host doesn't answer: is it off?")
 
 
 def _damaged(view: View) -> Decision:
@@ -210,6 +233,9 @@ def _damaged(view: View) -> Decision:
 
 
 def _none(view: View, policy: FailoverPolicy) -> Decision:
+    if view.lease is LeaseState.MINE and view.own_data:
+        says = f"{view.me} stopped itself in epoch {view.epoch}, and nobody has taken over since"
+        return Decision(Act.SERVE_AGAIN, says)
     if view.lease is LeaseState.MINE and view.own_take:
         # Its follower was stopped by the take-over, and it isn't primary yet.
         return Decision(Act.RESUME, f"this host's own take-over, epoch {view.epoch}, isn't finished")

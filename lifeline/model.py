@@ -23,7 +23,8 @@ ModeName = Literal["automatic", "manual", "paused"]
 MODES: tuple[ModeName, ...] = ("automatic", "manual", "paused")
 
 # The rungs of the fencing ladder, strongest first (docs/design.md, decision 3).
-FENCE_RUNGS = ("power-off", "vault-key", "self-fence")
+FENCE_RUNGS = ("power-off", "vault-key", "firewall", "self-fence")
+NEVER_ALONE = ("firewall",)  # what is connected already it may leave connected
 
 Evidence = Mapping[str, Any]
 """What a probe saw: plain JSON values, no secrets."""
@@ -208,6 +209,7 @@ class FailoverPolicy:
     ``service_down_s``: so long a primary tries to recover its service before it hands over.  ``settle_s``: so long
     after a promotion it hands nothing over: trouble that came along isn't the host's.  ``check_every_s``: so often it
     checks its own databases for damage; 0: only when something points at it.
+    ``power_on_after_s``: so long after its own take-over a host powers on the other one, if that is off; 0: never.
     """
 
     lease_ttl_s: float
@@ -219,12 +221,15 @@ class FailoverPolicy:
     service_down_s: float = 300.0
     settle_s: float = 900.0
     check_every_s: float = 3600.0
+    power_on_after_s: float = 0.0
 
     @classmethod
     def read(cls, at: At) -> FailoverPolicy:
         for entry in (required := list(at.each("fence_required"))):
             if not isinstance(entry.value, str) or not set(entry.value.split("+")) <= set(FENCE_RUNGS):
                 entry.fail(f'{entry.value!r} is not allowed; rungs: {", ".join(FENCE_RUNGS)}, joined by "+" for "both"')
+            if set(entry.value.split("+")) <= set(NEVER_ALONE):
+                entry.fail(f"{entry.value!r} is no fence alone: it may leave open what is connected; join self-fence")
         if not required:
             at.at("fence_required").fail("must name at least one rung: a failover without a fence is two primaries")
         ttl, margin = at.number("lease_ttl_s", least=1), at.number("lease_margin_s", least=0)
@@ -240,6 +245,7 @@ class FailoverPolicy:
             service_down_s=at.number("service_down_s", cls.service_down_s, least=1),
             settle_s=at.number("settle_s", cls.settle_s, least=0),
             check_every_s=at.number("check_every_s", cls.check_every_s, least=0),
+            power_on_after_s=at.number("power_on_after_s", cls.power_on_after_s, least=0),
         )
 
     def alternatives(self) -> tuple[frozenset[str], ...]:

@@ -76,6 +76,7 @@ class Fence:
         words = {
             "power-off": f"power off {self.old.name} (droplet {self.old.droplet_id}) through the cloud's API",
             "vault-key": f"delete the vault key of {self.old.name}",
+            "firewall": f"put {self.old.name} behind a firewall that lets nothing in or out",
             "self-fence": f"wait {self.window_s:g} s for {self.old.name} to stop itself",
         }
         alternatives = [" and ".join(words[name] for name in sorted(a)) for a in self.inventory.policy.alternatives()]
@@ -97,6 +98,8 @@ class Fence:
                 self.cloud.power_off(self._droplet)
             elif name == "vault-key" and self.old.vault_key is not None:
                 self.cloud.delete_spaces_key(self.old.vault_key.access_key)
+            elif name == "firewall":
+                self.cloud.close(self._droplet, self.old.name)
         except LifelineError:
             return
 
@@ -113,7 +116,10 @@ class Fence:
 
     @property
     def _probes(self) -> Mapping[str, Callable[[], Finding]]:
-        return {"power-off": self._power, "vault-key": self._key, "self-fence": self._window}
+        return {
+            **{"power-off": self._power, "vault-key": self._key},
+            **{"firewall": self._firewall, "self-fence": self._window},
+        }
 
     def _power(self) -> Finding:
         state = self.cloud.power_state(self._droplet)
@@ -135,6 +141,12 @@ class Fence:
         if not self.key_refused(self.old):
             return Finding.failed(f"the deleted key of {self.old.name} still writes", access_key=access_key)
         return Finding.passed(f"a write with the deleted key of {self.old.name} was refused", access_key=access_key)
+
+    def _firewall(self) -> Finding:
+        if why_not := self.cloud.not_closed(self._droplet, self.old.name):
+            return Finding.failed(f"the firewall of {self.old.name} isn't closed: {why_not}", droplet_id=self._droplet)
+        says = f"the firewall of {self.old.name} lets nothing in or out"
+        return Finding.passed(says, droplet_id=self._droplet)
 
     def _window(self) -> Finding:
         """No clocks are compared: the window begins when this very process saw the lease gone from the old primary."""

@@ -170,6 +170,18 @@ class NoCloud:
     def uptime(self, check_id: str) -> dict[str, str]:
         self._refuse()
 
+    def not_closed(self, droplet_id: str, host: str) -> str:
+        self._refuse()
+
+    def close(self, droplet_id: str, host: str) -> None:
+        self._refuse()
+
+    def reopen(self, droplet_id: str, host: str) -> bool:
+        self._refuse()
+
+    def has_closing(self, host: str) -> bool:
+        self._refuse()
+
 
 def _cloud(config: Config) -> Cloud:
     try:

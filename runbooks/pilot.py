@@ -6,8 +6,8 @@ once what to do. What it may take for granted it is told, and checks again: the 
 that the agent watched run out.
 
 On stdin and stdout JSON objects, one a line. In: {"take_over": {"reason", "lease": as watched or null, "quiet_since"}},
-{"hand_over": {"reason"}} or {"rejoin": {"reason"}}. Out: {"seen": {"power", "uptime"}} while it stands by; at the end
-{"done": run id, "seconds"} or {"error", "hint"}. Its exit code is the runbook's.
+or one of hand_over, rejoin, serve_again and power_on with {"reason"}. Out: {"seen": {"power", "uptime"}} while it
+stands by; at the end {"done": run id, "seconds"} or {"error", "hint"}. Its exit code is the runbook's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from lifeline.model import Lease
 from lifeline.runbook import Outcome
 from runbooks.failover import failover
 from runbooks.onhost import site_on
-from runbooks.reprotect import rejoin
+from runbooks.reprotect import power_on, rejoin
+from runbooks.serve_again import serve_again
 from runbooks.site import Site
 from runbooks.switchover import hand_over
 
@@ -65,7 +66,13 @@ def fly(config: Config, order: Mapping[str, Any]) -> Outcome:
     if "rejoin" in order:
         with _site(config) as site:
             return rejoin(site, config.name)
-    raise BadInput(f"a pilot knows take_over, hand_over and rejoin, not {', '.join(order)}")
+    if "serve_again" in order:
+        with _site(config) as site:
+            return serve_again(site, config.name)
+    if "power_on" in order:
+        with _site(config) as site:
+            return power_on(site, config.name)
+    raise BadInput(f"a pilot knows take_over, hand_over, rejoin, serve_again and power_on, not {', '.join(order)}")
 
 
 def take_over(config: Config, watched: Lease | None, quiet_since: float | None) -> Outcome:

@@ -51,6 +51,21 @@ def rejoin(site: Site, me: str) -> Outcome:
     return runbook.run(site.journal("rejoin"), told, publish=site.publish)
 
 
+def power_on(site: Site, me: str) -> Outcome:
+    """By a primary without a standby: the other host is switched on.  What comes back finds that the lease has moved,
+    serves nobody, and its own agent makes it follow."""
+    lease = site.leases.read()
+    if lease is None or lease.holder != me or lease.released:
+        raise Refused(f"{me} doesn't hold the lease: it has nobody to make its standby", hint="fab status")
+    work = Reprotection(site, lease)
+    done = f"{work.other.name} is on; its agent makes it follow {me}.\n  next: fab status"
+    told: dict[str, object] = {"primary": me, "standby": work.other.name, "epoch": lease.epoch}
+    closes = any("firewall" in entry for entry in site.inventory.policy.alternatives())
+    steps = [work.power_step(), *([work.open_step()] if closes else [])]
+    runbook = Runbook("power-on", steps, lambda _: done, site.clock, site.out)
+    return runbook.run(site.journal("power-on"), told, publish=site.publish)
+
+
 class Reprotection:
     """The host that isn't primary, on its way to standby."""
 
@@ -64,14 +79,8 @@ class Reprotection:
         return Runbook(
             NAME,
             [
-                Step(
-                    f"{other} is on",
-                    until=self.powered,
-                    do=lambda: self.site.cloud.power_on(self.other.droplet_id),
-                    within=60,
-                    would="power it on",
-                    hint="pulumi up --refresh, if the droplet is gone",
-                ),
+                self.power_step(),
+                self.open_step(),
                 Step(f"{other} answers", until=self.reachable, within=BOOT_S, hint="fab provision", poll=1.0),
                 self.follow_step(),
                 self.fork_step(),
@@ -79,6 +88,25 @@ class Reprotection:
             lambda outcome: f"{other} is standby again, after {outcome.seconds:.1f} s.\n  next: fab status",
             self.site.clock,
             self.site.out,
+        )
+
+    def power_step(self) -> Step:
+        return Step(
+            f"{self.other.name} is on",
+            until=self.powered,
+            do=lambda: self.site.cloud.power_on(self.other.droplet_id),
+            within=60,
+            would="power it on",
+            hint="pulumi up --refresh, if the droplet is gone",
+        )
+
+    def open_step(self) -> Step:
+        return Step(
+            f"{self.other.name} may be spoken with",
+            until=self.opened,
+            do=self.reopen,
+            within=30,
+            would="open its firewall again, if a fence closed it",
         )
 
     def follow_step(self) -> Step:
@@ -133,6 +161,15 @@ class Reprotection:
         if state == "absent":
             return Finding.unknown(f"there is no droplet {self.other.droplet_id} any more: it must be built anew")
         return Finding.passed(state) if state == "active" else Finding.failed(f"it is {state}")
+
+    def opened(self) -> Finding:
+        """Behind its own firewall again.  It is no fence any more: the lease has moved, and it serves nobody."""
+        if self.site.cloud.has_closing(self.other.name):
+            return Finding.failed("a fence closes its firewall")
+        return Finding.passed("no fence closes its firewall")
+
+    def reopen(self) -> None:
+        self.site.cloud.reopen(self.other.droplet_id, self.other.name)
 
     def reachable(self) -> Finding:
         try:

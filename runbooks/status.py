@@ -43,6 +43,7 @@ def gather(site: Site) -> dict[str, Any]:
         lease = pool.submit(_try, site.leases.read)
         traffic = pool.submit(_try, lambda: site.cloud.record(inventory.record))
         resolved = pool.submit(site.outside.resolve, inventory.record.fqdn)
+        second = pool.submit(_second, site) if inventory.dns.route53 else None
         dated = [
             pool.submit(_try, lambda read=read: _dated(site, read(site)))
             for read in (newest_backup, newest_verification, mirror)
@@ -63,6 +64,7 @@ def gather(site: Site) -> dict[str, Any]:
                 "name": inventory.record.fqdn,
                 "record": _plain(traffic.result()),
                 "resolves_to": resolved.result(),
+                "second": second.result() if second else None,
             },
             "hosts": [_host(host, powers[host.name].result(), seen[host.name]) for host in inventory.hosts],
             **dict(zip(("backup", "verification", "offsite"), (one.result() for one in dated), strict=True)),
@@ -84,7 +86,9 @@ def render(found: dict[str, Any]) -> str:
     where = f"not known: {record['error']}" if "error" in record else f"{record['address']}, TTL {record['ttl']} s"
     resolved = ", ".join(found["traffic"]["resolves_to"]) or "nothing"
     lines.append(f"traffic  {found['traffic']['name']} -> {where}; resolves to {resolved}")
+    lines.extend(_second_line(found))
     lines.append(_mode(found))
+    lines.append(_protection(found))
     for host in found["hosts"]:
         lines.append(_line(host))
         lines.extend(_would(host))
@@ -96,6 +100,7 @@ def render(found: dict[str, Any]) -> str:
         lines.append(f"backup   {backup['at']}{_ago(backup)}, {backup['kind']}, verified, {backup['key']}")
     lines.append(_verification(found.get("verification")))
     lines.append(_mirror(found.get("offsite")))
+    lines.append(_logs(found["hosts"]))
     lines[1:1] = _alerts(found["hosts"])
     return "\n".join(lines)
 
@@ -125,6 +130,61 @@ def _mode(found: dict[str, Any]) -> str:
         "paused": "the hosts do nothing by themselves: fab resume",
     }
     return f"mode     {mode['name'].upper()}{until}{by}: {means[mode['name']]}"
+
+
+def _protection(found: dict[str, Any]) -> str:
+    """Who could take over now; else what is missing, and the command for it."""
+    lease = found["lease"]
+    if not lease or "error" in lease:
+        return "standby  not known: nor is who is primary"
+    others = [host for host in found["hosts"] if host["name"] != lease["holder"]]
+    ready = [host for host in others if host.get("role") == "standby" and host.get("epoch") == lease["epoch"]]
+    near = [host["name"] for host in ready if host["lag_s"] is not None and not host["follower_stalled"]]
+    if near:
+        return f"standby  {', '.join(near)}"
+    why = (
+        "; ".join(f"{host['name']} ({host['power']}): {_missing(host)}" for host in others) or "there is no other host"
+    )
+    return f"standby  NONE, NOT PROTECTED: {why}\n         next: fab reprotect --yes"
+
+
+def _missing(host: dict[str, Any]) -> str:
+    if "error" in host:
+        return str(host["error"])
+    if host["role"] != "standby":
+        return f"its role is {host['role']}"
+    return (
+        "its follower has stalled" if host["follower_stalled"] else f"it follows epoch {host['epoch']}, lag not known"
+    )
+
+
+def _second(site: Site) -> dict[str, Any]:
+    name = site.inventory.dns.route53
+    assert name is not None
+    return {"name": name.fqdn, "resolves_to": site.outside.resolve(name.fqdn)}
+
+
+def _second_line(found: dict[str, Any]) -> list[str]:
+    """The name at Route 53, and whether it leads where it should."""
+    second, lease = found["traffic"]["second"], found["lease"]
+    if second is None:
+        return []
+    known = bool(lease) and "error" not in lease
+    holder = next((host["address"] for host in found["hosts"] if known and host["name"] == lease["holder"]), None)
+    where = second["resolves_to"]
+    means = "NOT KNOWN" if not where else "the primary" if where == [holder] else "NOT THE PRIMARY (yet): fab dns"
+    return [f"         {second['name']} (Route 53) resolves to {', '.join(where) or 'nothing'}: {means}"]
+
+
+def _logs(hosts: list[dict[str, Any]]) -> str:
+    """When each host's logs last got into the vault."""
+    said = []
+    for host in hosts:
+        job = (host.get("jobs") or {}).get("logs") or {}
+        last = f"shipped {job['succeeded']}" if job.get("succeeded") else "NEVER shipped"
+        failed = f", FAILS: {job.get('says')}" if job.get("failed") else ""
+        said.append(f"{host['name']} not known" if "error" in host else f"{host['name']} {last}{failed}")
+    return f"logs     {'; '.join(said)}"
 
 
 def _would(host: dict[str, Any]) -> list[str]:

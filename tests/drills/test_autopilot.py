@@ -11,10 +11,13 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
+import httpx
 import pytest
 
 from lab import config, faults, lifecycle
@@ -27,7 +30,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow]
 TTL_S, MARGIN_S = 10.0, 2.0
 POLICY = (
     "{leaseTtlS: 10, leaseMarginS: 2, fenceRequired: [power-off], maxLagS: 60, mode: automatic, partitionS: 10, "
-    "settleS: 0, serviceDownS: 5}"
+    "settleS: 0, serviceDownS: 5, powerOnAfterS: 5}"
 )
 TAKEN_OVER_S = 60.0
 LOOK_S = TTL_S + MARGIN_S + 4.0  # by then a wrong take-over would have begun
@@ -131,8 +134,7 @@ def test_a_power_cut_is_taken_over_and_what_comes_back_follows(env: Env) -> None
     with hammered(pair.old, pair.new) as heard:
         faults.power_cut(pair.old)
         pair.taken_over(tokens)
-        faults.power_back(pair.old)
-        pair.follows_again()
+        pair.follows_again()  # the new primary powers it on, as the policy says
     never_both(heard, pair.old, pair.new)
     seen = status(env)
     assert seen["lease"]["holder"] == pair.new and seen["lease"]["taken_by"] == f"pilot:{pair.new}"
@@ -223,6 +225,56 @@ def test_a_primary_whose_service_doesnt_recover_hands_over_in_order(env: Env) ->
     finally:
         broken.run(["sudo", "-n", "chmod", "755", program])
     assert status(env)["lease"]["over_released"]
+
+
+def order(host: str, identity: str) -> bool:
+    """A trade that a user asks for: was it acknowledged?"""
+    wanted = {"client_order_id": identity, "symbol": "BTC", "side": "buy", "qty": 1}
+    try:
+        return httpx.post(f"http://{ADDRESSES[host]}:8080/orders", json=wanted, timeout=30, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def trigger(host: str) -> dict[str, Any]:
+    seen = (health(host).get("symptoms") or {}).get("triggers") or [{"fired": None}]
+    return dict(seen[0])
+
+
+def test_three_failed_trades_make_a_primary_hand_over_in_order(env: Env) -> None:
+    pair = Pair(env)
+    tokens = pair.acknowledged("trades")
+    old = site_of(CHECKOUT, inventories.load(CHECKOUT, "lab")).hosts[pair.old]
+    eventually(lambda: trigger(pair.old)["fired"] is False, 20, "its figures are known")
+    old.run(["sudo", "-n", "supervisorctl", "signal", "STOP", "litestream"])  # nothing reaches the vault from here
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            assert not any(pool.map(partial(order, pair.old), ["fails-1", "fails-2", "fails-3"]))
+    finally:
+        old.run(["sudo", "-n", "supervisorctl", "signal", "CONT", "litestream"])
+    eventually(lambda: "failed trades" in health(pair.old).get("pilot", {}).get("reason", ""), 20, "it says why")
+    pair.taken_over(tokens)
+    pair.follows_again()
+    assert status(env)["lease"]["over_released"]
+
+
+def test_an_agent_that_hangs_is_replaced_and_one_that_hangs_for_ever_is_taken_over_from(env: Env) -> None:
+    pair = Pair(env)
+    old = site_of(CHECKOUT, inventories.load(CHECKOUT, "lab")).hosts[pair.old]
+    stop = ["sudo", "-n", "systemctl", "kill", "--kill-whom=main", "--signal=STOP", "lifeline-agent"]
+    with hammered(pair.old, pair.new) as heard:
+        old.run(stop)
+        eventually(lambda: not health(pair.old), 5, "it hangs")
+        eventually(lambda: serves(pair.old), 15, "systemd has replaced it, in time to renew")
+        assert health(pair.old)["epoch"] == pair.epoch
+        tokens = pair.acknowledged("hung")
+        # Each successor hangs as well: nobody renews, and the deadman ends the service with the lease.
+        again = f"while :; do {' '.join(stop[2:])}; sleep 0.1; done"
+        old.run(["sudo", "-n", "systemd-run", "--unit=stopper", "/bin/sh", "-c", again])
+        pair.taken_over(tokens)
+        faults.power_back(pair.old)  # the fence was power-off
+        pair.follows_again()
+    never_both(heard, pair.old, pair.new)
 
 
 def test_by_hand_the_hosts_ask_and_paused_they_do_not(env: Env) -> None:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,27 @@ def test_a_successor_ends_the_fence_in_which_its_predecessor_died(world: World) 
     write_role(world.layout, "none", 1)  # the first thing a fence does
     world.boot().guard_once()
     assert not world.serving
+
+
+@pytest.mark.parametrize("jump_s", [-3e8, -7200.0, 7200.0, 3e8])
+def test_a_jump_of_the_date_is_no_time_that_passes(
+    world: World, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    """Neither does it lengthen a lease nor end one: right, deadline and silence are counted on CLOCK_BOOTTIME."""
+    serve(world)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + jump_s)
+    world.agent.autopilot._utc = lambda: datetime.now(UTC) + timedelta(seconds=jump_s)
+    world.agent.guard_once()
+    assert world.serving and not due(world.layout.run, world.clock + 29.9)
+    world.leases.error = NEVER
+    world.clock += 24.9
+    world.agent.renew_once()
+    world.agent.guard_once()
+    assert world.serving
+    world.clock += 0.2
+    world.agent.guard_once()
+    assert not world.serving and due(world.layout.run, world.clock + 5)
 
 
 # -- the deadman

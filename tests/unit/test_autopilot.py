@@ -205,3 +205,38 @@ def test_damaged_data_is_handed_over_only_when_the_vaults_copy_was_proved_clean_
     primary.peer = {**READY, "opinion": {"id": "now", "verdict": "PASS"}}
     assert primary.pass_(1) == "hand-over"
     assert "hand_over" in primary.pilots[0].orders[0]
+
+
+def test_a_primary_without_a_standby_says_so_loudly_and_with_the_command(tmp_path: Path) -> None:
+    primary = Standby(tmp_path)
+    primary.role, primary.serves = RoleFile("primary", 1), True
+    primary.lease = replace(primary.lease, holder="backup-singapore")
+    primary.peer = READY
+    assert primary.pass_(90) == "hold" and not primary.autopilot.status()["alerts"]
+    primary.peer = {**READY, "role": "none"}
+    primary.pass_(59)
+    assert not primary.autopilot.status()["alerts"]
+    primary.pass_(3)
+    (alert,) = primary.autopilot.status()["alerts"]
+    assert alert["name"] == "not-protected" and alert["next"] == "fab reprotect --yes"
+    assert "isn't a standby" in alert["says"] and "NOT PROTECTED" in alert["says"]
+    primary.peer = None
+    primary.pass_(5)
+    (alert,) = primary.autopilot.status()["alerts"]
+    assert "doesn't answer" in alert["says"]
+    primary.peer = READY
+    primary.pass_(1)
+    assert not primary.autopilot.status()["alerts"]
+
+
+def test_it_has_its_pilot_power_the_other_host_on_when_policy_says_so(tmp_path: Path) -> None:
+    primary = Standby(tmp_path)
+    primary.autopilot.policy = replace(primary.autopilot.policy, power_on_after_s=60)
+    primary.role, primary.serves, primary.peer = RoleFile("primary", 1), True, None
+    primary.lease = replace(primary.lease, holder="backup-singapore", taken_by="pilot:backup-singapore")
+    primary.clock = 0.0
+    assert primary.pass_(55) == "hold" and not primary.pilots
+    assert primary.pass_(10) == "watch"
+    primary.pilots[0].words = {"seen": {"power": "off", "uptime": None}}
+    assert primary.pass_(2) == "power-on"
+    assert "power_on" in primary.pilots[0].orders[0]

@@ -40,6 +40,8 @@ TABLE = (
     Row("a zombie asks", lambda v: _rejoins(v) and v.mode == "manual", Act.ASK, "a serves, epoch 4"),
     Row("a zombie waits for the end of a pause", lambda v: _rejoins(v), Act.HOLD, "paused, else"),
     Row("it gave its lease back, for nothing", lambda v: v.role == "none" and _given_back(v), Act.ALERT, "nobody has"),
+    Row("it stopped itself, while paused", lambda v: _own_data(v) and v.mode == "paused", Act.HOLD, "paused, else"),
+    Row("it stopped itself, and goes on", lambda v: _own_data(v), Act.SERVE_AGAIN, "nobody has taken over since"),
     Row("a host without a role takes nothing over", lambda v: v.role == "none" and not _own(v), Act.HOLD, "no role"),
     Row("half a take-over, while paused", lambda v: _own(v) and v.mode == "paused", Act.HOLD, "paused, else"),
     Row("half a take-over goes on, by hand too", lambda v: _own(v), Act.RESUME, "isn't finished"),
@@ -79,6 +81,10 @@ TABLE = (
 )
 
 
+def _own_data(view: View) -> bool:
+    return view.role == "none" and view.lease is L.MINE and view.own_data
+
+
 def _hurt(view: View) -> bool:
     return view.role == "primary" and bool(view.damage)
 
@@ -110,7 +116,8 @@ def every_view() -> list[View]:
                 hurt = [replace(view, damage="page 7", proof=proof) for proof in Proof]
                 views += [*hurt, *(replace(one, settled=False) for one in hurt), replace(hurt[0], trouble="broken")]
             elif lease is L.MINE:
-                views.append(replace(view, own_take=True))
+                views += [replace(view, own_take=True), replace(view, own_data=True)]
+                views.append(replace(view, own_take=True, own_data=True))
             elif lease in (L.LATE, L.EXPIRED, L.RELEASED):
                 views.append(replace(view, promised_s=3.0))
             if role == "none" and lease is L.RELEASED:
@@ -151,3 +158,18 @@ def test_by_hand_it_says_what_it_would_do(act: Act, wanted: str) -> None:
     view = View("b", wanted, lease, "a", 4, 40.0, P.STANDBY, mode="manual", trouble="broken")  # type: ignore[arg-type]
     found = decide(view, POLICY)
     assert (found.act, found.wanted) == (Act.ASK, act)
+
+
+def test_what_its_own_take_over_powered_off_is_powered_on_when_policy_says_so() -> None:
+    """Only with the cloud's word that it is off; and never by a host that an operator made primary."""
+    allowed = replace(POLICY, power_on_after_s=60)
+    alone = View("b", "primary", L.MINE, "b", 4, peer=P.SILENT, off=True, mode="automatic", own_take=True, primary_s=60)
+    assert decide(alone, allowed).act is Act.POWER_ON and "there is no standby" in decide(alone, allowed).reason
+    assert decide(alone, POLICY).act is Act.HOLD
+    assert decide(replace(alone, off=None), allowed).act is Act.WATCH
+    assert decide(replace(alone, off=False), allowed).act is Act.WATCH
+    for other in ({"own_take": False}, {"primary_s": 59.0}, {"peer": P.STANDBY}, {"peer": P.IDLE}):
+        assert decide(replace(alone, **other), allowed).act is Act.HOLD  # type: ignore[arg-type]
+    assert decide(replace(alone, mode="manual"), allowed).wanted is Act.POWER_ON
+    assert decide(replace(alone, mode="paused"), allowed).act is Act.HOLD
+    assert decide(replace(alone, trouble="broken"), allowed).act is Act.ALERT

@@ -21,7 +21,14 @@ DNS_DEFAULT = {"resolvers": ["1.1.1.1", "8.8.8.8", "9.9.9.9"], "route53": None}
 def test_the_inventory_round_trips() -> None:
     document = inventory_json()
     inventory = Inventory.from_json(json.dumps(document))
-    defaults = {"mode": "manual", "partition_s": 30, "service_down_s": 300, "settle_s": 900, "check_every_s": 3600}
+    defaults = {
+        "mode": "manual",
+        "partition_s": 30,
+        "service_down_s": 300,
+        "settle_s": 900,
+        "check_every_s": 3600,
+        "power_on_after_s": 0,
+    }
     whole = {
         **document,
         "policy": {**document["policy"], **defaults},

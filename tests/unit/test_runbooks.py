@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from lifeline.errors import BadInput, DataBad, LifelineError, Refused, StepFailed, Unavailable, Unproven
+from lifeline.model import DnsRef, SecondName
 from runbooks.backup import backup
 from runbooks.failover import failover
-from runbooks.reprotect import reprotect
+from runbooks.reprotect import power_on, reprotect
 from runbooks.restore import restore
 from runbooks.site import Site
 from runbooks.status import gather, status
@@ -376,3 +377,37 @@ def test_status_of_a_released_lease_and_of_none(world: World) -> None:
     site = world.process()
     status(site)
     assert "nobody ever held it" in said(site)
+
+
+def test_a_primary_powers_the_other_host_on_and_nobody_else_does(world: World) -> None:
+    failover(world.process(), yes=True)
+    assert world.power == {"1": "off", "2": "active"}
+    with pytest.raises(Refused, match="doesn't hold the lease"):
+        power_on(world.process(), OLD)
+    power_on(world.process(), NEW)
+    assert world.power == {"1": "active", "2": "active"}
+    power_on(world.process(), NEW)
+    assert world.actions["power-on"] == 1
+
+
+def test_status_says_who_could_take_over_where_the_second_name_leads_and_when_logs_were_shipped(world: World) -> None:
+    second = DnsRef(route53=SecondName("trade.genesis-aws.test", "genesis-aws.test", 30, 40))
+    world.inventory = replace(world.inventory, dns=second)
+    site = world.process()
+    status(site)
+    assert f"standby  {NEW}\n" in said(site)
+    assert "trade.genesis-aws.test (Route 53) resolves to 198.18.1.10: the primary" in said(site)
+    assert f"logs     {OLD} NEVER shipped; {NEW} NEVER shipped" in said(site)
+    world.address = "198.18.2.10"
+    world.power["2"] = "off"
+    site = world.process()
+    status(site)
+    assert (
+        f"standby  NONE, NOT PROTECTED: {NEW} (off): {NEW} can't be reached\n         next: fab reprotect --yes"
+        in said(site)
+    )
+    assert "NOT THE PRIMARY (yet): fab dns" in said(site) and f"{NEW} not known" in said(site)
+    world.power["2"], world.hosts[NEW].role = "active", "none"
+    site = world.process()
+    status(site)
+    assert f"NOT PROTECTED: {NEW} (active): its role is none" in said(site)

@@ -131,6 +131,7 @@ class World:
         default_factory=lambda: Lease("genesis", OLD, 1, 30, 5, 9, f"agent:{OLD}", ""),
     )
     power: dict[str, PowerState] = field(default_factory=lambda: {"1": "active", "2": "active"})
+    closed: set[str] = field(default_factory=set)  # hosts behind a firewall that lets nothing in or out
     keys: set[str] = field(default_factory=lambda: {"VK1", "VK2"})
     address: str = "198.18.1.10"
     hosts: dict[str, HostState] = field(
@@ -280,6 +281,25 @@ class FakeCloud:
         self._world.check("cloud")
         self._world.act("key", lambda: self._world.keys.discard(access_key))
 
+    def not_closed(self, droplet_id: str, host: str) -> str:
+        self._world.check("cloud")
+        return "" if host in self._world.closed else f"it isn't behind lifeline-fence-{host}"
+
+    def close(self, droplet_id: str, host: str) -> None:
+        self._world.check("cloud")
+        self._world.act("close", lambda: self._world.closed.add(host))
+
+    def reopen(self, droplet_id: str, host: str) -> bool:
+        self._world.check("cloud")
+        was = host in self._world.closed
+        if was:
+            self._world.act("reopen", lambda: self._world.closed.discard(host))
+        return was
+
+    def has_closing(self, host: str) -> bool:
+        self._world.check("cloud")
+        return host in self._world.closed
+
     def uptime(self, check_id: str) -> Mapping[str, str]:
         self._world.check("cloud")
         return {"eu_west": "UP"}
@@ -367,7 +387,11 @@ class FakeRemote:
     def _state(self) -> HostState:
         self._world.asked.append(self._name)
         state = self._world.hosts[self._name]
-        if not state.reachable or self._world.power.get(self.host.droplet_id) != "active":
+        if (
+            not state.reachable
+            or self._name in self._world.closed
+            or self._world.power.get(self.host.droplet_id) != "active"
+        ):
             raise Unavailable(f"{self._name} can't be reached")
         return state
 
@@ -434,7 +458,7 @@ class FakeRemote:
         return self._world.books
 
     def _start_primary(self, state: HostState, epoch: int) -> dict[str, Any]:
-        if state.finalized != epoch - 1 and not state.restored:
+        if state.finalized != epoch - 1 and not state.restored and state.live_epoch != epoch:
             raise StepFailed("not final")
         lease = self._world.lease
         assert lease is not None and (lease.holder, lease.epoch) == (self._name, epoch), "started without the lease"
