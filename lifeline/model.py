@@ -523,6 +523,7 @@ class Observation:
     jobs: Mapping[str, Any] = field(default_factory=dict)
     failsafe: bool = False
     pilot: Mapping[str, Any] = field(default_factory=dict)
+    herald: Mapping[str, Any] = field(default_factory=dict)
     forks: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
@@ -552,6 +553,7 @@ class Observation:
             jobs=dict(at.at("jobs", {}).value),
             failsafe=agent.flag("failsafe", False),
             pilot=dict(agent.at("pilot", {}).value),
+            herald=dict(agent.at("herald", {}).value),
             forks=tuple(item.value for item in at.each("forks", [])),
         )
 

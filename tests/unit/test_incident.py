@@ -18,6 +18,7 @@ from lifeline.incidents import Event, Kind
 from lifeline.journal import Journal
 from lifeline.model import Verdict
 from runbooks import incident as verbs
+from runbooks import status
 from runbooks.records import Records
 from runbooks.site import Site
 from tests.unit.world import World
@@ -222,6 +223,23 @@ def test_a_journal_with_nonsense_in_it_stops_no_report() -> None:
     runs: list[list[dict[str, Any]]] = [[], [{"step": 3}], [{"started": "2026-01-01T00:00:00Z"}, {"started": "never"}]]
     text = postmortem.report(incidents.told([event(0, "opened", "x")]), runs, START, "genesis")
     assert "## Incident Post-Mortem: x" in text
+
+
+# -- in `fab status`
+
+
+def test_status_begins_with_the_incident_and_with_ways_that_lead_nowhere() -> None:
+    down = {"waiting": 3, "oldest_s": 9.0, "problem": "HTTP 500", "refused": None}
+    fine = {"waiting": 0, "oldest_s": None, "problem": None, "refused": None}
+    hosts: list[dict[str, Any]] = [
+        {"name": "a", "herald": {"incident": ID, "state": "open", "queues": {"webhook": down, "email": fine}}},
+        {"name": "b", "herald": {"incident": ID, "state": "open", "queues": {}}},
+        {"name": "c", "error": "doesn't answer"},
+    ]
+    first, way = status._incident(hosts)
+    assert ID in first and "next: fab incident ack" in first
+    assert way.strip() == "a can't reach webhook: HTTP 500; 3 messages wait"
+    assert status._incident([{"name": "a", "herald": {}}]) == []
 
 
 # -- the command line
