@@ -14,7 +14,8 @@ from typing import Any
 
 from invoke.collection import Collection
 from invoke.context import Context
-from invoke.tasks import task
+from invoke.parser.argument import Argument
+from invoke.tasks import Task, task
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -25,8 +26,40 @@ WAIVE_HELP = "go on without this proof; may be given several times (docs/runbook
 TASK = {"yes": "don't ask", "dry_run": "show the plan and what is so now; change nothing", "waive": WAIVE_HELP}
 
 
+class Words(Argument):
+    """An argument without a flag that only some actions take: `fab incident note "…"`, and `fab incident list`."""
+
+    def __init__(self, action: Argument, needed: Sequence[str], **options: Any) -> None:
+        super().__init__(**options)
+        self.action, self.needed = action, needed
+
+    @property
+    def value(self) -> Any:
+        """None is what the parser asks for next."""
+        return self._value if self._value is not None or self.action.value in self.needed else ""
+
+    @value.setter
+    def value(self, text: str) -> None:
+        self.set_value(text)
+
+
+class Spoken(Task[Any]):
+    """A task whose second argument are `Words`, after those actions."""
+
+    TAKE_WORDS = ("open", "note")
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
+        action, words, *others = super().get_arguments(ignore_unknown_help)
+        spoken = Words(action, self.TAKE_WORDS, name=words.name, positional=True, help=words.help)
+        return [action, spoken, *others]
+
+
 def verb(
-    *, help: dict[str, str] | None = None, repeatable: Sequence[str] = (), fallback: str = "fab status"
+    *,
+    help: dict[str, str] | None = None,
+    repeatable: Sequence[str] = (),
+    fallback: str = "fab status",
+    klass: type[Task[Any]] = Task,
 ) -> Callable[[Callable[..., Any]], Any]:
     """A task whose errors are an operator's: message, next command (``fallback`` where it names none), exit code."""
 
@@ -48,7 +81,7 @@ def verb(
                 sys.exit(1)
 
         known = {name.replace("_", "-"): text for name, text in (help or {}).items()}
-        return task(help=known, iterable=list(repeatable), auto_shortflags=False)(guarded)
+        return task(help=known, iterable=list(repeatable), auto_shortflags=False, klass=klass)(guarded)
 
     return wrap
 
@@ -131,6 +164,39 @@ def reprotect(_: Context, yes: bool = False, dry_run: bool = False) -> None:
 
     with open_site(read_only=dry_run) as site:
         run(site, yes=yes, dry_run=dry_run)
+
+
+@verb(
+    help={
+        **{"action": "open, note, ack, close, list or report", "words": "after open and note: what happened"},
+        **{"as": "note: what it is in the report: impact, cause, resolution, action or lesson"},
+        **{"id": "report: which; default: the one that is open, else the newest", "json": "list: for programs"},
+        "publish": "report: put the file, as you have worked on it, into the vault",
+    },
+    klass=Spoken,
+)
+def incident(
+    _: Context, action: str, words: str, as_: str = "", id: str = "", publish: bool = False, json: bool = False
+) -> None:
+    """One timeline of journals, alerts, decisions and notes: fab incident open "…", note "…", ack, close, report."""
+    from runbooks import incident as run
+    from runbooks.doors import open_site
+
+    if action not in (*Spoken.TAKE_WORDS, "ack", "close", "list", "report"):
+        raise BadInput(f'"{action}" is nothing to do with an incident', hint="fab --help incident")
+    with open_site() as site:
+        if action == "open":
+            run.open_incident(site, words)
+        elif action == "note":
+            run.note(site, words, as_)
+        elif action == "ack":
+            run.acknowledge(site)
+        elif action == "close":
+            run.close(site)
+        elif action == "list":
+            run.show(site, as_json=json)
+        else:
+            run.report(site, id, publish=publish)
 
 
 @verb(help={**TASK, "target": "a host; refused unless it is the primary"}, repeatable=["waive"])
@@ -397,6 +463,7 @@ lab.add_task(down)
 lab.add_task(env)
 lab.add_task(lab_status, name="status")
 
-in_an_incident = (failover, switchover, failback, reprotect, restore, dns, validate, status, forks, pause, resume, mode)
+in_an_incident = (failover, switchover, failback, reprotect, restore, dns, validate, status, forks, incident)
+automatic = (pause, resume, mode)
 in_quiet_times = (backup, backups, verify, prune, inventory, provision, drill, evidence)
-namespace = Collection(*in_an_incident, *in_quiet_times, lab)
+namespace = Collection(*in_an_incident, *automatic, *in_quiet_times, lab)

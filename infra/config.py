@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from infra import alerting
+from infra.alerting import AlertingConfig
 from infra.reader import Reader
 from lifeline.model import FENCE_RUNGS, NEVER_ALONE, PUBLIC_RESOLVERS, WEEKDAYS, HomeRole
 
@@ -154,6 +156,7 @@ class StackConfig:
     backups: BackupsConfig
     resolvers: tuple[str, ...]
     route53: Route53Config | None
+    alerting: AlertingConfig
 
     @property
     def hosts(self) -> tuple[HostConfig, HostConfig]:
@@ -202,6 +205,7 @@ def parse(raw: Mapping[str, object], stack: str, stack_file: str) -> StackConfig
         backups=_section(reader, "backups", _backups, optional=True),
         resolvers=reader.addresses("resolvers", default=PUBLIC_RESOLVERS),
         route53=_section(reader, "route53", _route53) if reader.has("route53") else None,
+        alerting=_section(reader, "alerting", alerting.read, optional=True),
     )
     reader.finish()
     if not reader.problems:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pulumi
 
+from infra import alerting
 from infra.config import StackConfig
 from infra.front_door import FrontDoor
 from infra.offsite import Offsite
@@ -69,6 +70,7 @@ def inventory(
         },
         "dns": {"resolvers": list(config.resolvers), "route53": _second(config, second)},
         "thresholds": {"disk_percent": config.thresholds.disk_percent},
+        "alerting": alerting.inventory(config.alerting, pulumi.Output.secret),
     }
 
 

@@ -112,6 +112,15 @@ class Reader:
                 self.problem(key, f"has {value!r}", allowed)
         return tuple(str(value) for value in values)
 
+    def texts(self, key: str, pattern: str, allowed: str) -> tuple[str, ...]:
+        """A list, not empty, of strings that match `pattern` whole."""
+        listed = f"a list, each {allowed}"
+        values = self._list(key, listed, None)
+        for value in values:
+            if not isinstance(value, str) or not re.fullmatch(pattern, value):
+                self.problem(key, f"has {value!r}", listed)
+        return tuple(str(value) for value in values)
+
     def addresses(self, key: str, *, default: Sequence[str]) -> tuple[str, ...]:
         """A list of IPv4 addresses, not empty."""
         allowed = 'a list of IPv4 addresses such as ["1.1.1.1", "9.9.9.9"]'

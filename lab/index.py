@@ -89,7 +89,9 @@ def _chart(drills: Sequence[Held], kind: str) -> dict[str, Any]:
     rto = (newest.rto_target_s, newest.rto_max_s)
     target, most = rto if kind == "RTO" else (newest.rpo_target_s, newest.rpo_max_s)
     points = [
-        Point(one.at, value, _shade(value, target, most), f"{one.at:%Y-%m-%d %H:%M}: {length(value)}, {one.verdict}")
+        Point(
+            one.at, value, _shade(one, value, target, most), f"{one.at:%Y-%m-%d %H:%M}: {length(value)}, {one.verdict}"
+        )
         for one, value in zip(drills, measured, strict=True)
     ]
     label = f"{kind} of {newest.scenario} over {len(drills)} drills; the newest {length(measured[-1])}"
@@ -100,7 +102,10 @@ def _chart(drills: Sequence[Held], kind: str) -> dict[str, Any]:
     }
 
 
-def _shade(value: float | None, target: float | None, most: float | None) -> str:
+def _shade(drill: Held, value: float | None, target: float | None, most: float | None) -> str:
+    """By the figure; a drill that failed is no good figure, however small."""
+    if drill.verdict == "FAIL":
+        return "bad"
     if target is None or most is None:
         return "unknown"
     return SHADES[Objective("", "rto", target, most).met_by(value)]

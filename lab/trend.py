@@ -68,6 +68,6 @@ def _dot(point: Point, x: float, y: float) -> str:
 def _short(value: float) -> str:
     if value >= 7200:
         return f"{value / 3600:.1f} h"
-    if value >= 300:
+    if value >= 120:
         return f"{value / 60:.0f} min"
     return f"{value:.0f} s" if value >= 10 or not value else f"{value:.1f} s"

@@ -28,6 +28,7 @@ from lifeline.copies import drop_kept, read_follower
 from lifeline.deadman import arm, boottime, cut, notify
 from lifeline.errors import LifelineError, Unavailable
 from lifeline.fence import Judgement, Known, judge, valid_until
+from lifeline.herald import Herald
 from lifeline.layout import Config, Layout, RoleFile, load_config, read_data, read_json, read_role, write_role
 from lifeline.model import Lease
 from lifeline.opinion import Opinion
@@ -98,6 +99,7 @@ class Agent:
         self.promises = failsafe.Promises(self.layout.run / "promise.json", now)
         doors = autopilot.Doors(leases.read, autopilot.PeerDoor(self._peer_address), self._new_pilot)
         self.autopilot = autopilot.Autopilot(config, self._own, doors, now)
+        self.herald: Herald | None = None  # beside: it tells people, and nothing here waits for it
         self.watched: dict[str, Watched] = {}
         self.control = ControlSocket(self.layout.control_socket)
         paths = {database.name: self.layout.live(database) for database in config.service.databases}
@@ -134,6 +136,7 @@ class Agent:
             "last_fence": self._last_fence,
             "failsafe": self._failsafe,
             "pilot": self.autopilot.status(),
+            "herald": self.herald.status() if self.herald else None,
             "symptoms": self.symptoms.to_json() if found.kind == "serve" else None,
             "damage": None if (damage := self.symptoms.damage()) is None else {"id": damage.id, "says": damage.says},
             "opinion": self.opinion.answer,
@@ -147,6 +150,11 @@ class Agent:
         """The role has changed: look at once."""
         self._refresh_role()
         self._wake.set()
+
+    def decision(self) -> tuple[str, str]:
+        """What the autopilot does now, and why."""
+        found = self.autopilot.decision
+        return str(found.act), found.reason
 
     # -- the lease
 
@@ -446,8 +454,10 @@ def main() -> int:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
+    agent.herald = Herald(config, open_vault(config, patient=False), agent.decision, agent.progressing)
     with serve(agent):
         notify("READY=1")
+        agent.herald.start()
         agent.run()
     return 0
 

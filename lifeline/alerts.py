@@ -61,7 +61,7 @@ OVERDUE_DAYS = 30  # how often an operator should have to prune off-site
 
 NEXT = {
     **{"backup-full": "fab backup --full", "backup-incremental": "fab backup", "prune": "fab prune"},
-    **{"verify": "fab verify", "verify-weekly": "fab verify --weekly"},
+    **{"verify": "fab verify", "verify-weekly": "fab verify --weekly", "evidence": "fab evidence seal"},
 }
 
 

@@ -17,8 +17,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from lifeline.errors import Unavailable
-from lifeline.journal import stamp
 from lifeline.model import Verdict
+from lifeline.moments import stamp
 from lifeline.store import Conflict, Info, Missing, Store, Version, find
 
 PREFIXES = ("journal/", "drills/", "incidents/")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lifeline.model import Evidence, Lease, Verdict
+from lifeline.moments import stamp as stamp
 
 RUN_STARTED = "run started"
 RUN_FINISHED = "run finished"
@@ -43,11 +44,6 @@ class SystemClock:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
-
-
-def stamp(moment: datetime) -> str:
-    """RFC 3339 in UTC, to the millisecond: 2026-01-31T12:00:00.123Z."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def new_run_id(runbook: str, moment: datetime) -> str:

@@ -238,7 +238,7 @@ class Keeper:
         before = [known for one in read_alerts(config.layout) if (known := alerts.parse(one))]
         current, new, over = alerts.merged(before, alerts.judge(seen), _stamp(self._now()))
         self._troubled = any(alerts.by_catalogue(alert) for alert in current)
-        # Where delivery hooks in: each alert is raised once and over once.
+        # The agent's herald reads them, and tells people (herald.py).
         for alert in new:
             log.error("alert %s: %s; next: %s", alert.name, alert.says, alert.next)
         for alert in over:

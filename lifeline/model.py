@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, cast
 
+from lifeline.contacts import Contacts
 from lifeline.schema import At
 
 INVENTORY_VERSION = 1
@@ -344,6 +345,7 @@ class Inventory:
     backups: BackupPolicy = BackupPolicy()
     dns: DnsRef = DnsRef()
     thresholds: Thresholds = Thresholds()
+    contacts: Contacts = field(default_factory=Contacts)
 
     @classmethod
     def from_json(cls, document: str | bytes | Mapping[str, Any], source: str = "inventory") -> Inventory:
@@ -373,6 +375,7 @@ class Inventory:
             backups=BackupPolicy.read(at.at("backups", {})),
             dns=DnsRef.read(at.at("dns", {})),
             thresholds=Thresholds.read(at.at("thresholds", {})),
+            contacts=Contacts.read(at.at("alerting", {})),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -394,6 +397,7 @@ class Inventory:
             "backups": asdict(self.backups),
             "dns": {**asdict(self.dns), "resolvers": list(self.dns.resolvers)},
             "thresholds": asdict(self.thresholds),
+            "alerting": self.contacts.to_json(),
         }
 
     def host(self, name: str) -> Host:
@@ -421,6 +425,7 @@ class Inventory:
             for key in (host.vault_key, host.offsite_key):
                 if key is not None:
                     yield key.secret_key
+        yield from self.contacts.secrets()
 
     def for_host(self, name: str) -> dict[str, Any]:
         """The document that host ``name`` may keep: no other host's secrets."""
@@ -524,6 +529,7 @@ class Observation:
     jobs: Mapping[str, Any] = field(default_factory=dict)
     failsafe: bool = False
     pilot: Mapping[str, Any] = field(default_factory=dict)
+    herald: Mapping[str, Any] = field(default_factory=dict)
     forks: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
@@ -553,6 +559,7 @@ class Observation:
             jobs=dict(at.at("jobs", {}).value),
             failsafe=agent.flag("failsafe", False),
             pilot=dict(agent.at("pilot", {}).value),
+            herald=dict(agent.at("herald", {}).value),
             forks=tuple(item.value for item in at.each("forks", [])),
         )
 

@@ -23,7 +23,7 @@ from lifeline.supervisor import State, Supervisor
 from lifeline.verify import sqlite_version, wal_reset_fixed
 
 QUICK_S = 1.0
-_OF_THE_AGENT = ("lease_age_s", "judgement", "reason", "last_fence", "failsafe", "pilot")
+_OF_THE_AGENT = ("lease_age_s", "judgement", "reason", "last_fence", "failsafe", "pilot", "herald")
 
 
 def observe(config: Config) -> dict[str, Any]:

@@ -178,7 +178,11 @@ class S3Store:
 
     def put_if_absent(self, key: str, body: bytes) -> str:
         with self._errors("write", key):
-            return self._once.put_object(Bucket=self._ref.bucket, Key=key, Body=body, IfNoneMatch="*")["ETag"]
+            # With its digest: evidence is written so, under Object Lock.
+            answer = self._once.put_object(
+                Bucket=self._ref.bucket, Key=key, Body=body, IfNoneMatch="*", ContentMD5=_md5(body)
+            )
+            return answer["ETag"]
 
     def put_if_match(self, key: str, body: bytes, etag: str) -> str:
         try:

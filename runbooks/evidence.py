@@ -16,9 +16,10 @@ from lifeline.errors import DataBad, LifelineError, Unproven
 from lifeline.evidence import Head, Proof
 from lifeline.held import DRILLS, JOURNALS
 from lifeline.inventory import folder
-from lifeline.journal import RUN_FINISHED, read_lines, stamp
+from lifeline.journal import RUN_FINISHED, read_lines
 from lifeline.layout import write_file
 from lifeline.model import Inventory, Verdict
+from lifeline.moments import stamp
 from lifeline.store import Store
 from runbooks.site import Site
 

@@ -116,7 +116,22 @@ def _alerts(hosts: list[dict[str, Any]]) -> list[str]:
         f"    next: on {name}: sudo supervisorctl tail lifeline-keeper; fab provision"
         for name in blind
     ]
-    return [*head, *said, *unseen]
+    return [*_incident(hosts), *head, *said, *unseen]
+
+
+def _incident(hosts: list[dict[str, Any]]) -> list[str]:
+    """The one that is going on, whether somebody has it, and which way to people doesn't work."""
+    heralds = {host["name"]: host.get("herald") or {} for host in hosts}
+    going = {one["incident"]: one["state"] for one in heralds.values() if one.get("incident")}
+    lines = [
+        f"INCIDENT {name}, {state}\n    next: {'fab incident ack' if state == 'open' else 'fab incident note, close'}"
+        for name, state in sorted(going.items())
+    ]
+    for host, one in heralds.items():
+        for way, queue in (one.get("queues") or {}).items():
+            if why := queue.get("problem") or queue.get("refused"):
+                lines.append(f"  {host} can't reach {way}: {why}; {queue['waiting']} messages wait")
+    return lines
 
 
 def _mode(found: dict[str, Any]) -> str:

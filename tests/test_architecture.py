@@ -27,7 +27,7 @@ DIRECTIONS: dict[str, set[str]] = {
     "toolchain": {"lifeline"},
 }
 # What `infra` may know of Lifeline: the values that the two agree on. `toolchain` runs before anything is installed.
-PARTS_OF_LIFELINE = {"infra": {"lifeline.model"}, "toolchain": {"lifeline.errors"}}
+PARTS_OF_LIFELINE = {"infra": {"lifeline.model", "lifeline.contacts"}, "toolchain": {"lifeline.errors"}}
 
 # Libraries with one door each: (library, modules or packages that may import it).
 DOORS: dict[str, tuple[str, ...]] = {
@@ -53,8 +53,13 @@ PURE = (
     "lifeline.ledger",
     "lifeline.schedule",
     "lifeline.alerts",
+    "lifeline.contacts",
     "lifeline.duties",
+    "lifeline.escalation",
+    "lifeline.incidents",
+    "lifeline.moments",
     "lifeline.objectives",
+    "lifeline.postmortem",
     "lifeline.triggers",
     "lifeline.trouble",
     "lifeline.damage",

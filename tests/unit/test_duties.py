@@ -104,6 +104,18 @@ def test_a_store_tells_the_newest_pass_of_each_scenario_and_what_was_held_since(
     assert found == {("a", "PASS", 9), ("a", "FAIL", 3), ("b", "UNKNOWN", 5)}
 
 
+def test_what_is_read_of_a_store_is_bounded() -> None:
+    store = MemoryStore()
+    for number in range(60):
+        at = NOW - timedelta(minutes=number)
+        for kind, verdict in (("power-cut-ttl10", "PASS"), ("frozen-ttl10", "FAIL")):
+            key = f"drills/{at:%Y%m%dT%H%M%SZ}-{kind}/report.json"
+            store.put(key, json.dumps(report(kind[:-6], at, verdict)).encode())
+    before = store.asked["GetObject"]
+    held.in_store(store)
+    assert store.asked["GetObject"] - before == held.ENOUGH + 1
+
+
 def test_a_deployment_begins_with_its_first_journal() -> None:
     store = MemoryStore()
     assert held.first_run(store) is None

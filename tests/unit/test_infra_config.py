@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from infra import alerting
 from infra.config import ConfigError, parse
 from infra.sources import Endpoints, endpoints, own_values, service_port, with_files
+from lifeline.contacts import Contacts
+from lifeline.schema import At
 from tests.unit.infra_stack import PUBLIC_KEY, SEED, raw
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,3 +173,64 @@ def test_the_stack_files_that_are_shipped_are_valid_and_hold_no_secret(stack: st
     values = own_values(everything)
     assert "seed" not in values
     assert parse({"sshPublicKey": PUBLIC_KEY, **values, "seed": SEED}, stack, FILE).stack == stack
+
+
+# -- whom the hosts call
+
+KEY = "a" * 32
+ALERTING = {
+    "pagerduty": {"onCallKey": KEY, "seniorKey": "b" * 32, "apiToken": "u+token"},
+    "webhook": {"url": "https://hooks.example.com/SECRET", "secret": "hush-hush"},
+    "email": {
+        "server": "smtp.example.com:587",
+        "from": "dr@example.com",
+        "onCall": ["a@example.com"],
+        "password": "pw",
+    },
+    "heartbeat": {"url": "https://ping.example.com/{host}", "everyS": "30"},
+    "ctoAfterS": 3600,
+}
+
+
+def test_alerting_reaches_the_hosts_with_its_secrets_marked() -> None:
+    config = parse(raw(alerting=ALERTING), "test", "Pulumi.test.yaml")
+    shown: list[str] = []
+
+    def secret(value: str) -> str:
+        shown.append(value)
+        return value
+
+    document = alerting.inventory(config.alerting, secret)
+    found = Contacts.read(At(json.loads(json.dumps(document)), "inventory"))
+    assert found.channels == ("pagerduty-on-call", "pagerduty-senior", "webhook", "email")
+    assert set(found.secrets()) == set(shown)
+    assert (found.after_s["on-call"], found.after_s["cto"]) == (300, 3600)
+    assert found.email is not None and (found.email.port, found.email.tls) == (587, "starttls")
+    assert found.heartbeat is not None and found.heartbeat.every_s == 30
+    again = Contacts.read(At(json.loads(json.dumps(found.to_json())), "inventory"))
+    assert again == found
+
+
+def test_without_alerting_nobody_is_called() -> None:
+    config = parse(raw(), "test", "Pulumi.test.yaml")
+    found = Contacts.read(At(alerting.inventory(config.alerting, str), "inventory"))
+    assert found == Contacts() and found.channels == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"pagerduty": {"seniorKey": KEY}}, "alerting.pagerduty.onCallKey is missing"),
+        ({"pagerduty": {"onCallKey": "SHORT-KEY"}}, "alerting.pagerduty.onCallKey has an unusable value"),
+        ({"pagerduty": {"onCallkey": KEY}}, "alerting.pagerduty.onCallkey is not a key"),
+        ({"webhook": {"url": "ftp://SHORT-KEY"}}, "alerting.webhook.url has an unusable value"),
+        ({"email": {"server": "smtp", "from": "x", "onCall": ["y"]}}, "alerting.email.server is 'smtp'"),
+        ({"email": {"server": "smtp:25", "from": "a@b"}}, "alerting.email.onCall is missing"),
+        ({"seniorAfterS": 60}, "alerting.seniorAfterS is out of order"),
+        ({"pager": {}}, "alerting.pager is not a key"),
+    ],
+)
+def test_mistakes_in_alerting_are_told_without_their_secrets(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as problem:
+        parse(raw(alerting=changes), "test", "Pulumi.test.yaml")
+    assert says in str(problem.value) and "SHORT-KEY" not in str(problem.value)

@@ -35,6 +35,10 @@ def test_the_inventory_round_trips() -> None:
         "backups": asdict(BackupPolicy()),
         "dns": DNS_DEFAULT,
         "thresholds": {"disk_percent": 85},
+        "alerting": {
+            **dict.fromkeys(("pagerduty", "webhook", "email", "heartbeat")),
+            "after_s": {"on-call": 300, "senior": 900, "cto": 1800},
+        },
     }
     assert inventory.to_json() == whole
     assert inventory.host(NEW).region == "sgp1" and inventory.other(NEW).name == OLD
