@@ -169,7 +169,7 @@ def test_what_its_own_take_over_powered_off_is_powered_on_when_policy_says_so() 
     assert decide(replace(alone, off=None), allowed).act is Act.WATCH
     assert decide(replace(alone, off=False), allowed).act is Act.WATCH
     for other in ({"own_take": False}, {"primary_s": 59.0}, {"peer": P.STANDBY}, {"peer": P.IDLE}):
-        assert decide(replace(alone, **other), allowed).act is Act.HOLD  # type: ignore[arg-type]
+        assert decide(replace(alone, **other), allowed).act is Act.HOLD
     assert decide(replace(alone, mode="manual"), allowed).wanted is Act.POWER_ON
     assert decide(replace(alone, mode="paused"), allowed).act is Act.HOLD
     assert decide(replace(alone, trouble="broken"), allowed).act is Act.ALERT
