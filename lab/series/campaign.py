@@ -24,7 +24,7 @@ from lifeline.hosts import Hosts
 from lifeline.ledger import acknowledged, judge
 from lifeline.model import Verdict
 
-RATE = 60.0
+RATE = 20.0  # orders a second: two cores carry several series side by side
 STEADY_S = 2.0
 BACK_S = 120.0
 INTERRUPTED = 130

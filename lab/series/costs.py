@@ -24,13 +24,14 @@ from lab.outsiders import CHECKOUT
 from lab.processes import Group
 from lab.scenarios.trials import TRIALS
 from lab.series import eyes, page
-from lab.series.campaign import BACK_S, RATE, STEADY_S
+from lab.series.campaign import BACK_S, STEADY_S
 from lab.series.run import Site
 from lab.stage import Stage
 from lifeline.errors import LifelineError, StepFailed
 from lifeline.model import Host
 
 AGENT, LEASE = "What the agent costs", "What the lease store costs"
+RATE = 60.0
 LOOK_S = 60.0
 AGENT_NAME = "lifeline-agent"
 MOST_PERCENT, MOST_MB = 1.0, 60.0
