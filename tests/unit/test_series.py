@@ -375,7 +375,8 @@ def test_what_a_killed_primary_left_on_its_disk_is_read_from_a_copy(tmp_path: Pa
     assert eyes.probes_in(files, service, tmp_path / "work") is None
     live.parent.mkdir(parents=True)
     with contextlib.closing(apsw.Connection(str(live))) as connection:
-        connection.execute("PRAGMA journal_mode = WAL; CREATE TABLE probes (token TEXT PRIMARY KEY, written_at TEXT)")
+        assert list(connection.execute("PRAGMA journal_mode = WAL")) == [("wal",)]
+        connection.execute("CREATE TABLE probes (token TEXT PRIMARY KEY, written_at TEXT)")
         connection.execute("INSERT INTO probes VALUES ('one', ''), ('two', '')")
         before = {path.name: path.read_bytes() for path in live.parent.iterdir()}
         assert f"{live.name}-wal" in before  # a log that was never folded in, as a power cut leaves it
