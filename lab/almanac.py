@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lab import index as page
+from lab import scenarios
 from lifeline import duties, held
 from lifeline.duties import Held, Standing
 from lifeline.errors import BadInput, LifelineError, StepFailed, Unproven
@@ -44,6 +45,9 @@ def almanac(*, due: bool = False, ical: str = "", index: bool = False, now: date
 
 def _say(standing: Sequence[Standing], stack: str, problems: Sequence[str], away: str) -> int:
     print(duties.table(standing))
+    for one in standing:
+        if not set(one.duty.scenarios) & set(scenarios.every()):
+            print(f"  ! no scenario here serves the drill {one.duty.title.lower()}: hold it by hand, until one does")
     print(f"By the reports on this machine{f' and in the vault of {stack}' if stack and not away else ' alone'}.")
     for line in problems:
         print(f"  can't be read: {line}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from lab import environment, lifecycle, report, scenarios
+from lab import environment, index, lifecycle, report, scenarios
 from lab.conduct import Record, ending_in_order, say, undisturbed
 from lab.outsiders import CHECKOUT, poll
 from lab.pair import mend
@@ -306,6 +306,7 @@ def _finish(drill: Drill) -> int:
         report.write(drill.stage.folder, document)
         say(report.summary(document, drill.stage.folder))
         code = EXIT[Verdict(document["verdict"])]
+        index.refresh(drill.stage.folder.parent, say)
     except Exception as error:
         _note_defect(drill)
         say(f"There is no report: {error!r}; the logs are in {drill.stage.logs}")

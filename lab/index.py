@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,14 @@ def write(folder: Path, now: datetime | None = None) -> Path:
     path = folder / "index.html"
     write_file(path, html(found, problems, now or datetime.now(UTC)), mode=0o644)
     return path
+
+
+def refresh(folder: Path, tell: Callable[[str], None]) -> None:
+    """The same after a drill, which is over whatever happens here."""
+    try:
+        tell(f"  over all drills: {write(folder)}")
+    except Exception as error:
+        tell(f"  the page over all drills can't be written: {error!r}; fab drill --index")
 
 
 def html(found: Sequence[Held], problems: Sequence[str], now: datetime) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from lab.chart import Mark, writes_chart
+from lifeline import objectives
 from lifeline.journal import stamp
 
 if TYPE_CHECKING:
@@ -148,7 +149,13 @@ def html(document: Document) -> str:
         course=[step for step in document["steps"] if "of" not in step],
         recovery=[_bar(step, max(last, document["rto"]["measured_s"] or 0.0)) for step in _recovery(document)],
         span=max(last, document["rto"]["measured_s"] or 0.0),
+        objectives=objectives.html_table(judged) if (judged := _objectives(document)) else "",
     )
+
+
+def _objectives(document: Document) -> Sequence[objectives.Judged]:
+    """The procedures' rows that it was held against; none in a report from before they were."""
+    return objectives.parse(document.get("objectives") or ())
 
 
 def _recovery(document: Document) -> list[Document]:

@@ -32,7 +32,7 @@ class Duty:
 CALENDAR = (
     Duty("restart", "Service restart", 1, ("service-restart", "memory-leak")),
     Duty("failover", "Failover", 1, ("complete-failure", "network-partition", "manual-failover")),
-    Duty("recovery", "Full disaster recovery", 3, ("full-recovery", "complete-system-failure", "rebuild"), 14),
+    Duty("recovery", "Full disaster recovery", 3, ("rebuild",), 14),
     Duty("rebuild", "Complete infrastructure rebuild", 12, ("rebuild",), 30),
 )
 

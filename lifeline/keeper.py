@@ -250,7 +250,8 @@ class Keeper:
 
     def _seen(self, config: Config, role: RoleFile, settled: bool) -> alerts.Seen:
         layout, late = config.layout, self._late(config, role) if settled else []
-        jobs = {name: job for name, job in read_jobs(layout).items() if name in self._undone(config, role)}
+        undone = self._undone(config, role)
+        jobs = {name: job for name, job in read_jobs(layout).items() if name in undone}
         primary = settled and role.role == "primary"
         agent = roles.ask_agent(layout.agent_socket, "GET", "/status")
         lags = [found.get("lag_s") for found in ((agent or {}).get("databases") or {}).values()] if primary else []

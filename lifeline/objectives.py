@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from html import escape
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["rto", "rpo"]
 MINUTE, HOUR = 60.0, 3600.0
@@ -103,6 +103,17 @@ def judge_all(measured: Mapping[str, float | None], among: Iterable[str] = OBJEC
         OBJECTIVES[component]
     wanted = set(among)
     return tuple(judge(name, measured.get(name)) for name in OBJECTIVES if name in wanted)
+
+
+def parse(rows: Iterable[Mapping[str, Any]]) -> tuple[Judged, ...]:
+    """Out of a report's "objectives" again, as they were judged then."""
+    return tuple(
+        Judged(
+            Objective(str(row["component"]), "rpo" if row["kind"] == "rpo" else "rto", row["target_s"], row["max_s"]),
+            *(row["measured_s"], Met(row["verdict"])),
+        )
+        for row in rows
+    )
 
 
 def worst(judged: Sequence[Judged]) -> Met:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,11 +25,12 @@ ACTION_S = 120.0
 @dataclass
 class Scene:
     """The two hosts of one run, before the trouble: who is primary, who is standby. kept: what a trouble leaves for
-    its end."""
+    its end. returns_from: the files with which the old primary will come back, None: those on its disk."""
 
     old: Host
     new: Host
     kept: dict[str, Any] = field(default_factory=dict)
+    returns_from: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def _take_snapshot(scene: Scene) -> None:
     images = _api("GET", f"/v2/droplets/{scene.old.droplet_id}/snapshots")["snapshots"]
     if not images:
         raise StepFailed(f"action {action} left no snapshot")
-    scene.kept["image"] = max(image["id"] for image in images)
+    scene.kept["image"] = image = max(image["id"] for image in images)
+    scene.returns_from = LabConfig.load(config.state_dir() / "lab.json").state / "snapshots" / str(image)
 
 
 def _restore_snapshot(scene: Scene) -> None:

@@ -219,10 +219,9 @@ def disk(host: Host) -> Layout:
     return Layout(root if machines.status(int(host.droplet_id)) == "active" else root.parent / "disk" / "upper")
 
 
-def probes_on_disk(host: Host, service: Service, work: Path) -> set[str] | None:
-    """Every probe in the databases that lie on its disk, read from a copy; None where there are none to be read."""
-    database = service.databases[0]
-    live = disk(host).live(database)
+def probes_in(files: Layout, service: Service, work: Path) -> set[str] | None:
+    """Every probe in the database among a host's files, read from a copy; None where there is none to be read."""
+    live = files.live(service.databases[0])
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:

@@ -22,6 +22,7 @@ from lab.series.verdict import LEAST_WRITES, Ack, Run, Seen, Zombie, record
 from lab.stage import Stage
 from lifeline.errors import LifelineError, StepFailed, Unavailable
 from lifeline.journal import stamp
+from lifeline.layout import Layout
 from lifeline.ledger import acknowledged, first_round_trip, judge
 from lifeline.model import FailoverPolicy, Host
 
@@ -210,10 +211,11 @@ class Trying:
         )
 
     def _alone(self, scene: Scene, at_old: eyes.Observer) -> set[str] | None:
-        """Which of our own probes lie on the old primary's disk and nowhere else, before it can do anything."""
+        """Which of our own probes the old primary comes back with that nobody else has, before it can do anything."""
         assert self.site.stage.service
         suspects = {token for began, token in at_old.asked if began > self.seen.began - LAST_S}
-        on_disk = eyes.probes_on_disk(scene.old, self.site.stage.service, self.site.stage.folder / "disk")
+        files = Layout(scene.returns_from) if scene.returns_from else eyes.disk(scene.old)
+        on_disk = eyes.probes_in(files, self.site.stage.service, self.site.stage.folder / "disk")
         if on_disk is None:
             return None
         there = {token: eyes.has_probe(scene.new, self.site.port, token) for token in suspects & on_disk}

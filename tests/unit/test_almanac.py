@@ -36,7 +36,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def hold(root: Path, scenario: str, days_ago: float) -> None:
     name, text = report(scenario, days_ago)
-    (root / "drills" / name).mkdir(parents=True)
+    (root / "drills" / name).mkdir(parents=True, exist_ok=True)
     (root / "drills" / name / "report.json").write_text(text)
 
 

@@ -174,6 +174,8 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host whose deadman runs, and whose agent answers, as it should be."""
     monkeypatch.setattr(deadman, "runs", lambda _: True)
     monkeypatch.setattr(roles, "ask_agent", lambda *_, **__: {"databases": {}})
+    # Days of rounds, each with files that are synced: on a busy disk that alone takes minutes.
+    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 def names(host: Host) -> set[str]:

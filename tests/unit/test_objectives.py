@@ -16,6 +16,7 @@ from lifeline.objectives import (
     judge_all,
     length,
     markdown_table,
+    parse,
     text_table,
     worst,
 )
@@ -91,6 +92,13 @@ def test_tables_say_the_same_in_each_form() -> None:
     assert all(one == other for one, other in pairwise(starts))  # columns align
     assert len({line.count("|") for line in document.splitlines()}) == 1
     assert "&lt; 1 min" in page and "< 1 min" not in page  # escaped
+
+
+def test_a_report_s_rows_are_read_back_as_they_were_judged_then() -> None:
+    judged = judge_all({"trades": 0.0, "complete failover": 700.0}, ["trades", "complete failover", "logs"])
+    assert parse([one.to_json() for one in judged]) == judged
+    old = {**judge("trades", 5.0).to_json(), "max_s": 3.0, "verdict": "FAIL"}
+    assert parse([old])[0].verdict is Met.FAIL and parse([old])[0].objective.max_s == 3.0
 
 
 def test_json_has_the_figures_and_null_for_what_is_not_known() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from lab import report
 from lab.chart import Mark, writes_chart
+from lifeline.objectives import judge_all
 
 EVIL = '<script>alert("x")</script>'
 
@@ -52,6 +53,15 @@ def test_the_page_shows_what_matters() -> None:
     for text in ("PASS", "21.4 s", "6.2 s beyond the DNS TTL", "old primary is fenced", "it is off", "600 of 600"):
         assert text in page
     assert "<svg" in page and "fault" in page
+
+
+def test_the_page_holds_it_against_the_procedures_rows() -> None:
+    rows = [
+        one.to_json() for one in judge_all({"trades": 0.0, "complete failover": 700.0}, ["trades", "complete failover"])
+    ]
+    page = report.html(document(objectives=rows))
+    assert "Against the procedures" in page and "RTO complete failover" in page and "LATE" in page
+    assert "Against the procedures" not in report.html(document())  # a report from before that
 
 
 def test_the_page_needs_nothing_but_itself() -> None:

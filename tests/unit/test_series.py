@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Sequence
@@ -10,20 +11,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import apsw
 import pytest
 
 from lab import drill as drills
 from lab.scenarios.criteria import Criterion
 from lab.scenarios.trials import TRIALS
-from lab.series import campaign, costs, page
+from lab.series import campaign, costs, eyes, page
 from lab.series.campaign import Series
 from lab.series.eyes import read_noted, written_by
 from lab.series.page import Plan
 from lab.series.verdict import Ack, Run, Seen, Zombie, judge, record
 from lab.stage import STACK, Stage, stack_file
 from lifeline.errors import BadInput, StepFailed
+from lifeline.layout import Layout
 from lifeline.model import FailoverPolicy, Verdict
 from lifeline.schema import At
+from lifeline.service import Service
 
 OLD, NEW = "primary-newyork", "backup-singapore"
 BEFORE = tuple(Ack(OLD, 100.0 + n / 10, 100.05 + n / 10, "direct") for n in range(30))
@@ -359,3 +363,35 @@ def test_a_defect_is_told_and_leaves_nothing_behind(tmp_path: Path, monkeypatch:
     series, code = series_of(tmp_path, [GOOD], monkeypatch)  # the second run raises StopIteration
     assert code == 5 and "a defect" in series.ended
     assert "StopIteration" in (series.stage.logs / "traceback.txt").read_text()
+
+
+# -- what lies on a disk
+
+
+def test_what_a_killed_primary_left_on_its_disk_is_read_from_a_copy(tmp_path: Path) -> None:
+    service = Service.load(Path(__file__).resolve().parents[2] / "services/genesis/service.toml")
+    files = Layout(tmp_path / "disk")
+    live = files.live(service.databases[0])
+    assert eyes.probes_in(files, service, tmp_path / "work") is None
+    live.parent.mkdir(parents=True)
+    with contextlib.closing(apsw.Connection(str(live))) as connection:
+        assert list(connection.execute("PRAGMA journal_mode = WAL")) == [("wal",)]
+        connection.execute("CREATE TABLE probes (token TEXT PRIMARY KEY, written_at TEXT)")
+        connection.execute("INSERT INTO probes VALUES ('one', ''), ('two', '')")
+        before = {path.name: path.read_bytes() for path in live.parent.iterdir()}
+        assert f"{live.name}-wal" in before  # a log that was never folded in, as a power cut leaves it
+        assert eyes.probes_in(files, service, tmp_path / "work") == {"one", "two"}
+        assert {path.name: path.read_bytes() for path in live.parent.iterdir()} == before
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_fork_on_a_disk_is_known_once_it_was_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service.load(Path(__file__).resolve().parents[2] / "services/genesis/service.toml")
+    files, host = Layout(tmp_path), SimpleNamespace(name=OLD)
+    monkeypatch.setattr(eyes, "disk", lambda host: files)
+    assert eyes.fork(host, service, 3) is None  # type: ignore[arg-type]
+    folder = files.beside(service.databases[0]) / "fork-0003"
+    folder.mkdir(parents=True)
+    assert eyes.fork(host, service, 3) == {"verdict": "UNKNOWN", "tables": {}}  # type: ignore[arg-type]
+    (folder / "report.json").write_text('{"verdict": "PASS", "tables": {}}')
+    assert eyes.fork(host, service, 3) == {"verdict": "PASS", "tables": {}}  # type: ignore[arg-type]
