@@ -70,6 +70,7 @@ class Series:
             with contextlib.closing(Hosts(site.hosts)) as hosts:
                 step.evidence.update(bytes=ballast.fill(hosts, scene.old, service, self.plan.mb))
             site.paired()
+            site.await_writes(scene.old)
 
     def _keep(self, run: Run) -> None:
         self.runs.append(run)

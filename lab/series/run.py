@@ -77,6 +77,16 @@ class Site:
         """As soon as there is a pair; StepFailed when there is none in time."""
         return self._await(lambda scene: True, "a standby")
 
+    def await_writes(self, host: Host) -> None:
+        """Until it acknowledges writes as ever: after much was written at once its log is folded in first."""
+        observer = eyes.Observer("direct", host.address, self.port)
+        observer.start()
+        try:
+            if not eyes.await_(lambda: len(observer.acks) >= LEAST_WRITES, self.back_s):
+                raise StepFailed(f"{host.name} acknowledges nothing within {self.back_s:.0f} s: {eyes.said(host)}")
+        finally:
+            observer.end()
+
     def ready(self) -> Scene:
         """The same, and clients write: then a run can begin."""
         began = time.monotonic()
