@@ -85,7 +85,7 @@ def test_backed_up_proved_and_back_in_time_from_every_source(env: Env) -> None:
     assert status(env)["lease"]["epoch"] == 1 and missing(address, after) == []
 
     plan = run(env, "fab", "restore", "--at", then, "--dry-run").stdout
-    assert "UTC" in plan and "free disk" in plan and "Transactions behind that point" in plan
+    assert "UTC" in plan and "Free disk" in plan and "Transactions behind that point" in plan
 
     run(env, "fab", "restore", "--at", then, "--yes")
     assert missing(address, before + until) == [] and missing(address, after) == after
