@@ -227,9 +227,15 @@ def test_with_everything_of_digitalocean_gone_the_data_is_had_on_this_machine(en
     """All that is left: this checkout, and what lay in the safe."""
     tokens = written(primary(env)["address"], "off-site", 5)
     run(env, "fab", "backup")
+    taken = json.loads(run(env, "fab", "backups", "--json").stdout)[0]["entry"]["databases"]["genesis"]["txid"]
     with site() as at:
-        at.hosts[status(env)["lease"]["holder"]].verb("offsite", timeout=120)
-        away = at.inventory.offsite
+        host, away = at.hosts[status(env)["lease"]["holder"]], at.inventory.offsite
+
+        def mirrored() -> int:
+            return int(host.verb("offsite", timeout=120)["replica"]["databases"]["genesis"]["txid"] or 0)
+
+        # Off-site goes what Litestream has made of the last half minute, not every second's file.
+        eventually(lambda: mirrored() >= taken, 60, "the mirror has what the backup has")
     hosts = list(status(env)["hosts"])
     safe = {name: env[name] for name in SECRETS} | {
         "PATH": f"{env['VIRTUAL_ENV']}/bin:/usr/bin:/bin",

