@@ -280,7 +280,7 @@ class Agent:
         log.error("self-fence: %s", reason)
         self._last_fence = reason
         try:
-            write_role(self.layout, "none", role.epoch)
+            write_role(self.layout, "none", role.epoch, fenced=True)
         except OSError as error:
             log.error("the role can't be written (%s): stopping all the same", error.strerror)
         self._refresh_role()

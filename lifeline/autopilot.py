@@ -151,7 +151,7 @@ class Autopilot:
             mode=lookout.mode_now(lease, self.policy, self._utc()),
             promised_s=own.promised_s,
             own_take=lease is not None and lease.taken_by == f"pilot:{self.me}",
-            own_data=lease is not None and lease.epoch == own.live_epoch,
+            own_data=role.fenced and lease is not None and lease.epoch == own.live_epoch,
             trouble=own.trouble,
             settled=now - own.since >= self.policy.settle_s,
             primary_s=now - own.since if primary else 0.0,

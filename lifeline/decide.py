@@ -84,13 +84,13 @@ class Witness(StrEnum):
 class View:
     """What one host knows.
 
-    holder: the lease's.  silent_s: for how long its renewals were *seen* not to come, on this host's clock.  off: the
-    cloud says that the holder's droplet is off or gone; None: not known.  promised_s: what is left of this host's word
-    not to take over.  own_take: the lease was taken for this host by its own pilot.  own_data: its databases are those
-    that it wrote in the lease's epoch.  trouble: what is wrong with this host's own service, "" for nothing.  settled:
-    it has been primary long enough that the trouble isn't what it was promoted into.  damage: what is wrong with its
-    data, "" for nothing; proof: what the other host found of the vault's copy since.  primary_s: for so long it has
-    been primary.
+    holder: the lease's.  silent_s: for how long its renewals were *seen* not to come, on this host's clock.
+    off: the cloud says that the holder's droplet is off or gone; None: not known.  promised_s: what is left of
+    this host's word not to take over.  own_take: the lease was taken for this host by its own pilot.  own_data:
+    it stopped itself, and its databases are those that it wrote in the lease's epoch.  trouble: what is wrong
+    with this host's own service, "" for nothing.  settled: it has been primary long enough that the trouble
+    isn't what it was promoted into.  damage: what is wrong with its data, "" for nothing; proof: what the other
+    host found of the vault's copy since.  primary_s: for so long it has been primary.
     """
 
     me: str

@@ -178,10 +178,11 @@ class Visitor(Layout):
 
 @dataclass(frozen=True)
 class RoleFile:
-    """role.json: what this host was last told to be."""
+    """role.json: what this host was last told to be.  fenced: it was told nothing, and stopped itself."""
 
     role: Role
     epoch: int
+    fenced: bool = False
 
 
 def read_role(layout: Layout) -> RoleFile:
@@ -189,13 +190,14 @@ def read_role(layout: Layout) -> RoleFile:
     data = read_json(layout.state / "role.json") or {}
     role, epoch = data.get("role"), data.get("epoch")
     if role in ROLES and isinstance(epoch, int):
-        return RoleFile(cast(Role, role), epoch)
+        return RoleFile(cast(Role, role), epoch, data.get("fenced") is True)
     return RoleFile("none", 0)
 
 
-def write_role(layout: Layout, role: Role, epoch: int) -> None:
+def write_role(layout: Layout, role: Role, epoch: int, *, fenced: bool = False) -> None:
     """Atomically, and on the disk before this returns: a role must survive a power cut."""
-    write_file(layout.state / "role.json", json.dumps({"role": role, "epoch": epoch}), mode=0o644)
+    note = {"role": role, "epoch": epoch, **({"fenced": True} if fenced else {})}
+    write_file(layout.state / "role.json", json.dumps(note), mode=0o644)
 
 
 @dataclass(frozen=True)

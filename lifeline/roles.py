@@ -25,7 +25,7 @@ from lifeline.errors import Refused, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, read_data, read_role, write_data, write_file, write_role
 from lifeline.model import Lease
 from lifeline.progress import during
-from lifeline.supervisor import Supervisor
+from lifeline.supervisor import Supervisor, states_when_up
 
 POLL_S = 0.05
 LEASE_WITHIN_S = 15.0
@@ -237,7 +237,7 @@ def start_standby(config: Config, supervisor: Supervisor, epoch: int) -> dict[st
     """Serve nothing, and follow the replica of `epoch`. Databases that this host wrote are set aside: they may hold
     what nobody else has."""
     layout, service = config.layout, config.service
-    role, states = read_role(layout), supervisor.states()
+    role, states = read_role(layout), states_when_up(supervisor)
     followers = follower_programs(service)
     following = all(name in states and states[name].running for name in followers)
     if (role.role, role.epoch) == ("standby", epoch) and following:

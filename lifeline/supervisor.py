@@ -205,3 +205,15 @@ class Supervisor:
             raise Unavailable(
                 f"supervisor does not answer at {self._socket}: {error}", hint="systemctl restart supervisor"
             ) from None
+
+
+def states_when_up(supervisor: Supervisor, within: float = 30.0) -> dict[str, State]:
+    """Its programs, as soon as it answers: a host that boots is spoken with before its supervisor runs."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            return supervisor.states()
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)

@@ -138,7 +138,7 @@ def test_a_disk_that_can_not_be_written_does_not_hold_up_the_fence(
 ) -> None:
     serve(world)
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("lifeline.agent.write_role", fails)
