@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,10 @@ from lifeline.model import Verdict
 STOP_S = 10.0
 TAIL_LINES = 12
 Show = Callable[[str], str | None]
+
+
+EXIT = {Verdict.PASS: 0, Verdict.UNKNOWN: Unproven.exit_code, Verdict.FAIL: StepFailed.exit_code}
+INTERRUPTED = 130
 
 
 @dataclass
@@ -184,6 +189,28 @@ def say(text: str) -> None:
         print(text, flush=True)
     except (OSError, ValueError):
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the rest of the process
+
+
+def broke_off(work: Callable[[], object], what: str, trace: Path) -> tuple[bool, str]:
+    """Do it, and end in order whatever comes: was it interrupted, and why did it break off ("": it didn't)? Of a defect
+    the traceback is kept in ``trace``."""
+    try:
+        with ending_in_order():
+            work()
+    except KeyboardInterrupt:
+        return True, "interrupted"
+    except LifelineError as error:
+        return False, str(error)
+    except Exception as error:
+        note_defect(trace)
+        return False, f"a defect in the {what}: {error!r}"
+    return False, ""
+
+
+def note_defect(trace: Path) -> None:
+    """Keep the traceback of what is being handled."""
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    trace.write_text(traceback.format_exc())
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 
 from lab import environment, index, lifecycle, report, scenarios
-from lab.conduct import Record, ending_in_order, say, undisturbed
+from lab.conduct import EXIT, INTERRUPTED, Record, broke_off, note_defect, say, undisturbed
 from lab.outsiders import CHECKOUT, poll
-from lab.pair import mend
+from lab.pair import holder, mend
 from lab.scenarios import Scenario, Situation
 from lab.scenarios.criteria import Criterion, Facts, Recovery, worst
 from lab.scenarios.trials import TRIALS
@@ -33,8 +33,6 @@ from lifeline.objectives import OBJECTIVES
 RECOVER_S = 300.0
 # When the operator's command failed, this long beyond the TTL clients may still prove that writes flow.
 GRACE_S = 15.0
-EXIT = {Verdict.PASS: 0, Verdict.UNKNOWN: Unproven.exit_code, Verdict.FAIL: StepFailed.exit_code}
-INTERRUPTED = 130
 MIN_TTL_S = 10
 PAIR_S = 60.0
 
@@ -85,15 +83,14 @@ class Drill:
         """From nothing to the judgement; raises where it can't go on."""
         inventory = self.stage.prepare()
         self.facts = Facts(targets=self._targets(inventory.targets))
-        holder = self.stage.holder()
-        others = [host for host in inventory.hosts if host.name != holder.name]
-        self.situation = situation = Situation(self.stage, holder, others[0])
+        primary = holder(inventory.hosts)
+        self.situation = situation = Situation(self.stage, primary, inventory.other(primary.name))
         if self.scenario.ready:
             with self.record.step("made ready"):
                 self.scenario.ready(situation)
-        primary = self.stage.trade(self.options.steady_s)
-        if primary != holder.name:
-            raise Unproven(f"{holder.name} says that it is primary, and {primary} serves")
+        serves = self.stage.trade(self.options.steady_s)
+        if serves != primary.name:
+            raise Unproven(f"{primary.name} says that it is primary, and {serves} serves")
         self._strike(situation)
         self._recover(situation)
         self._judge()
@@ -270,27 +267,15 @@ def run(scenario: Scenario, options: Options | None = None, root: Path = CHECKOU
     """Hold a drill. Returns its folder (report.json, report.html, ledger, logs) and the exit code. Never raises."""
     drill = Drill(scenario, options or Options(), root)
     say(f"Drill: {scenario.title}. {scenario.story}")
-    interrupted = False
-    try:
-        with ending_in_order():
-            drill.hold()
-    except KeyboardInterrupt:
-        interrupted, drill.error = True, "interrupted"
-    except LifelineError as error:
-        drill.error = str(error)
-    except Exception as error:
-        drill.error = f"a defect in the drill: {error!r}"
-        _note_defect(drill)
+    interrupted, why = broke_off(drill.hold, "drill", _trace(drill))
+    drill.error = why or drill.error
     with undisturbed():
         code = _finish(drill)
     return drill.stage.folder, INTERRUPTED if interrupted else code
 
 
-def _note_defect(drill: Drill) -> None:
-    import traceback
-
-    drill.stage.logs.mkdir(parents=True, exist_ok=True)
-    (drill.stage.logs / "drill-traceback.txt").write_text(traceback.format_exc())
+def _trace(drill: Drill) -> Path:
+    return drill.stage.logs / "drill-traceback.txt"
 
 
 def _finish(drill: Drill) -> int:
@@ -308,7 +293,7 @@ def _finish(drill: Drill) -> int:
         code = EXIT[Verdict(document["verdict"])]
         index.refresh(drill.stage.folder.parent, say)
     except Exception as error:
-        _note_defect(drill)
+        note_defect(_trace(drill))
         say(f"There is no report: {error!r}; the logs are in {drill.stage.logs}")
         code = 1
     finally:

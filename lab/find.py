@@ -14,6 +14,11 @@ from lifeline.errors import BadInput
 from toolchain import image
 
 
+def machines() -> NspawnMachines:
+    """The droplets of the running lab, by the lab's own eyes and not the API's."""
+    return NspawnMachines(LabConfig.load(config.state_dir() / "lab.json").state, image.path())
+
+
 def running(name: str) -> Group:
     """The control group of a droplet that is on."""
     group = Group(group_of(droplet(name)[1]))
@@ -24,13 +29,20 @@ def running(name: str) -> Group:
 
 def droplet(name: str) -> tuple[NspawnMachines, int]:
     """By name or by id."""
-    lab = LabConfig.load(config.state_dir() / "lab.json")
-    machines = NspawnMachines(lab.state, image.path())
-    known = {droplet_id: machines.spec(droplet_id).name for droplet_id in machines.ids()}
+    there = machines()
+    known = {droplet_id: there.spec(droplet_id).name for droplet_id in there.ids()}
     for droplet_id, known_name in known.items():
         if name in (known_name, str(droplet_id)):
-            return machines, droplet_id
+            return there, droplet_id
     raise BadInput(f"no droplet {name!r} in the lab", hint=f"one of {', '.join(known.values()) or 'none: pulumi up'}")
+
+
+def command_line(pid: int) -> str:
+    """Its words; empty when it ended while we looked."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+    except OSError:
+        return ""
 
 
 def init(name: str) -> int:

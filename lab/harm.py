@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from lab import config
-from lab.find import init, running, within
+from lab.find import command_line, init, running, within
 from lifeline.errors import BadInput, StepFailed
 
 
@@ -62,39 +61,40 @@ def exchange(main: str = "", backup: str = "") -> None:
 
 def small_disk(droplet: str, path: str, mb: str = "64") -> None:
     """A folder gets a small disk of its own, with what is in it now: something that can really be filled."""
-    folder = within(droplet, path)
-    kept, status = {one.name: one.read_bytes() for one in folder.iterdir() if one.is_file()}, folder.stat()
+    kept, status = _files(droplet, path), within(droplet, path).stat()
     owner = f"uid={status.st_uid},gid={status.st_gid},mode={status.st_mode & 0o7777:o}"
     _inside(droplet, "mount", "-t", "tmpfs", "-o", f"size={mb}m,{owner}", "tmpfs", path)
-    for name, data in kept.items():
-        target = within(droplet, path) / name
-        target.write_bytes(data)
-        os.chown(target, status.st_uid, status.st_gid)
+    _put(droplet, path, kept)
 
 
 def small_disk_gone(droplet: str, path: str) -> None:
     """End `small_disk`; what it holds goes back to the large one."""
-    kept = {one.name: one.read_bytes() for one in within(droplet, path).iterdir() if one.is_file()}
+    kept = _files(droplet, path)
     _inside(droplet, "umount", "--lazy", path)
-    folder = within(droplet, path)
-    status = folder.stat()
-    for name, data in kept.items():
-        (folder / name).write_bytes(data)
-        os.chown(folder / name, status.st_uid, status.st_gid)
+    _put(droplet, path, kept)
 
 
 # --- how -------------------------------------------------------------------------------------------------------------
 
 
 def _processes(droplet: str, words: str) -> list[int]:
-    found = []
-    for pid in running(droplet).pids():
-        with contextlib.suppress(OSError):  # it ended while we looked
-            if words in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " "):
-                found.append(pid)
+    found = [pid for pid in running(droplet).pids() if words in command_line(pid)]
     if not found:
         raise BadInput(f"nothing like {words!r} runs on {droplet}", hint="fab status")
     return found
+
+
+def _files(droplet: str, path: str) -> dict[str, bytes]:
+    return {one.name: one.read_bytes() for one in within(droplet, path).iterdir() if one.is_file()}
+
+
+def _put(droplet: str, path: str, files: Mapping[str, bytes]) -> None:
+    """As its folder's owner."""
+    folder = within(droplet, path)
+    status = folder.stat()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+        os.chown(folder / name, status.st_uid, status.st_gid)
 
 
 def _inside(droplet: str, *argv: str) -> None:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from lab.report import templates
 from lab.trend import Point, trend_chart
 from lifeline import duties, held
 from lifeline.duties import Held, Standing
@@ -43,13 +43,7 @@ def html(found: Sequence[Held], problems: Sequence[str], now: datetime) -> str:
     since = found[0].at if found else None
     standing = duties.standings(found, now, since)
     names = sorted({one.scenario for one in found})
-    environment = Environment(
-        loader=PackageLoader("lab", "templates"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters["length"] = length
     return environment.get_template("index.html").render(
         made=now.strftime("%Y-%m-%d %H:%M UTC"),

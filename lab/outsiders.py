@@ -125,24 +125,16 @@ class DnsWatcher(threading.Thread):
 
     def __init__(self, name: str) -> None:
         super().__init__(name="dns-watcher", daemon=True)
-        self._query = dns.message.make_query(name, dns.rdatatype.A)
+        self._name = name
         self._ended = threading.Event()
         self.seen: list[tuple[float, str]] = []
         """(monotonic time, address), one per change."""
 
     def run(self) -> None:
         while not self._ended.wait(POLL_S):
-            address = self._ask()
+            address = resolve(self._name)
             if address and (not self.seen or self.seen[-1][1] != address):
                 self.seen.append((time.monotonic(), address))
-
-    def _ask(self) -> str | None:
-        try:
-            answer = dns.query.udp(self._query, config.DNS_ADDRESS, timeout=1.0)
-        except (dns.exception.DNSException, OSError):
-            return None
-        found = [str(item) for rrset in answer.answer for item in rrset if rrset.rdtype == dns.rdatatype.A]
-        return found[0] if found else None
 
     def changed_after(self, mono: float) -> float | None:
         """When the address first changed after ``mono``; None: it didn't."""
@@ -157,6 +149,15 @@ class DnsWatcher(threading.Thread):
         self.join(3.0)
 
 
+def resolve(name: str) -> str | None:
+    """What the domain's name server says at this moment; None: nothing."""
+    try:
+        answer = dns.query.udp(dns.message.make_query(name, dns.rdatatype.A), config.DNS_ADDRESS, timeout=1.0)
+    except (dns.exception.DNSException, OSError):
+        return None
+    return next((str(item) for rrset in answer.answer for item in rrset if rrset.rdtype == dns.rdatatype.A), None)
+
+
 def survivors(address: str, port: int) -> list[Survivor]:
     """Every trade the service at ``address`` has; Unavailable when it can't be read in full."""
     return [
@@ -165,13 +166,13 @@ def survivors(address: str, port: int) -> list[Survivor]:
     ]
 
 
-def pages(url: str) -> Iterator[dict[str, Any]]:
-    """The items of a paged export (``trades``, ``next``)."""
-    after: int | None = 0
-    while after is not None:
-        page = get_json(f"{url}?after={after}&limit={PAGE}", 10.0)
+def pages(url: str, after: int = 0) -> Iterator[dict[str, Any]]:
+    """The items of a paged export (``trades``, ``next``), from the one behind ``after`` on."""
+    following: int | None = after
+    while following is not None:
+        page = get_json(f"{url}?after={following}&limit={PAGE}", 10.0)
         yield from page["trades"]
-        after = page["next"]
+        following = page["next"]
 
 
 def get_json(url: str, timeout: float) -> Any:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lab import faults
+from lab.outsiders import poll
 from lab.scenarios.trials import Scene
 from lab.series import eyes
 from lab.stage import Stage
+from lifeline.errors import Unproven
 from lifeline.model import Host
 
 REPROTECT_S = 180.0
@@ -29,6 +31,14 @@ def pair(hosts: Sequence[Host]) -> Scene | None:
     return Scene(old, new) if serves and near and watches else None
 
 
+def holder(hosts: Sequence[Host]) -> Host:
+    """Who says that it is primary and serves; Unproven when it isn't exactly one."""
+    found = [host for host in hosts if eyes.health(host).get("judgement") == "serve"]
+    if len(found) != 1:
+        raise Unproven(f"{len(found)} hosts say that they serve", hint="fab status")
+    return found[0]
+
+
 def mend(stage: Stage, within_s: float) -> bool:
     """End every trouble, and do what an operator would where no pair comes of it; is there one then?"""
     assert stage.inventory
@@ -39,7 +49,7 @@ def mend(stage: Stage, within_s: float) -> bool:
             faults.thaw(host.name)
         if eyes.power(host) == "off":
             faults.power_back(host.name)
-    if not eyes.await_(lambda: pair(hosts) is not None, within_s):
+    if not poll(lambda: pair(hosts) is not None, within_s):
         stage.command("reprotect", ["fab", "reprotect", "--yes"], lambda line: line).wait(REPROTECT_S)
-        return eyes.await_(lambda: pair(hosts) is not None, within_s)
+        return poll(lambda: pair(hosts) is not None, within_s)
     return True

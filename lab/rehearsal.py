@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -12,11 +11,11 @@ from typing import Any
 
 from lab import lifecycle, scenarios
 from lab.bench.page import machine
-from lab.conduct import say
-from lab.drill import EXIT, INTERRUPTED, Options, run
+from lab.conduct import EXIT, INTERRUPTED, say
+from lab.drill import Options, run
 from lab.outsiders import CHECKOUT
 from lab.scenarios.criteria import worst_of
-from lifeline.errors import LifelineError
+from lab.stage import lab_is_up
 from lifeline.model import Verdict
 from lifeline.objectives import length
 
@@ -42,7 +41,7 @@ class Held:
 def hold_all(options: Options, *, page: bool = False, root: Path = CHECKOUT) -> int:
     """The worst exit code. The lab stays up between them, and afterwards if it was up before or is to be kept."""
     lifecycle.require_root()
-    was_up = _is_up()
+    was_up = lab_is_up()
     lifecycle.up(say=lambda text: say(f"   {text}"))
     begun, found = time.monotonic(), []
     try:
@@ -60,12 +59,6 @@ def hold_all(options: Options, *, page: bool = False, root: Path = CHECKOUT) -> 
     if page:
         PAGE.write_text(f"{HEAD}\n{machine()}\n\n{table(found)}\n\n{len(found)} scenarios in {length(took)}.\n")
     return EXIT[worst_of(one.verdict for one in found)]
-
-
-def _is_up() -> bool:
-    with contextlib.suppress(LifelineError):
-        return lifecycle.status().healthy
-    return False
 
 
 def _held(name: str, title: str, folder: Path) -> Held:

@@ -131,15 +131,20 @@ def seconds(value: float | None) -> str:
 # -- the page
 
 
-def html(document: Document) -> str:
-    """The page; every value is escaped."""
-    environment = Environment(
+def templates() -> Environment:
+    """Of all pages: whatever is put in is escaped, and what is missing is an error."""
+    return Environment(
         loader=PackageLoader("lab", "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def html(document: Document) -> str:
+    """The page; every value is escaped."""
+    environment = templates()
     environment.filters.update(seconds=seconds, pretty=_pretty, evidence=_evidence)
     last = max((step["at_s"] + step["seconds"] for step in _recovery(document)), default=0.0)
     return environment.get_template("report.html").render(

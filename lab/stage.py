@@ -16,20 +16,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lab import lifecycle
+from lab import find, lifecycle
 from lab.conduct import Command, Record, everything, pulumi_progress, say
-from lab.config import LabConfig, state_dir
-from lab.machines import NspawnMachines
-from lab.outsiders import Client, DnsWatcher, Exchange, get_json, poll, survivors
+from lab.outsiders import Client, DnsWatcher, Exchange, poll, survivors
 from lab.scenarios.criteria import Recovery
 from lifeline import inventory as inventories
-from lifeline.errors import LifelineError, StepFailed, Unavailable, Unproven
+from lifeline.errors import LifelineError, StepFailed, Unavailable
 from lifeline.hosts import local
 from lifeline.journal import RUN_FINISHED, RUN_STARTED, read_lines
-from lifeline.layout import AGENT_PORT
-from lifeline.model import Host, Inventory
+from lifeline.model import Inventory
 from lifeline.service import Service
-from toolchain import image
 
 STACK = "lab"
 PULUMI_S = 300.0
@@ -60,8 +56,7 @@ class Stage:
         """From nothing to two provisioned hosts. ``policy``: the stack's, in its own words, instead of its file's."""
         self.logs.mkdir(parents=True)
         with self.record.step("the lab is up") as step:
-            with contextlib.suppress(LifelineError):
-                self.was_up = lifecycle.status().healthy
+            self.was_up = lab_is_up()
             lifecycle.up(say=lambda text: say(f"   {text}"))
             self.env = lifecycle.env()
             self.providers = lifecycle.status().providers
@@ -122,14 +117,6 @@ class Stage:
         typist.start()
         return typist
 
-    def holder(self) -> Host:
-        """Who says that it is primary and serves; Unproven when it isn't exactly one."""
-        assert self.inventory
-        found = [host for host in self.inventory.hosts if _judgement(host) == "serve"]
-        if len(found) != 1:
-            raise Unproven(f"{len(found)} hosts say that they serve", hint="fab status")
-        return found[0]
-
     def outcome(self, command: Command | Typist, since: float) -> tuple[Recovery, list[dict[str, Any]]]:
         """How a runbook that was typed went, by its journals of after ``since`` (wall time); and their steps."""
         folder = inventories.folder(self.root, STACK) / "journal"
@@ -178,7 +165,7 @@ class Stage:
         """What a failed drill leaves to read: the lab's logs and the hosts'."""
         with contextlib.suppress(Exception):
             shutil.copytree(lifecycle.status().state / "logs", self.logs / "lab", dirs_exist_ok=True)
-            machines = machines_of_lab()
+            machines = find.machines()
             for droplet_id in machines.ids():
                 name, root = machines.spec(droplet_id).name, machines.root(droplet_id)
                 of_service = [str(path).lstrip("/") for path in self.service.logs] if self.service else []
@@ -192,11 +179,10 @@ class Typist(threading.Thread):
     def __init__(self, stage: Stage, commands: Sequence[Sequence[str]]) -> None:
         super().__init__(name="typist", daemon=True)
         self._stage, self._argvs = stage, commands
-        self.begun, self.ended = time.monotonic(), None
+        self.begun = time.monotonic()
+        self.ended: float | None = None
         self.code: int | None = None
         self.log = stage.logs / "recovery-1.log"
-
-    ended: float | None
 
     def run(self) -> None:
         for number, argv in enumerate(self._argvs, 1):
@@ -221,11 +207,11 @@ class Typist(threading.Thread):
             raise StepFailed(f"{self} did not end within {within_s:.0f} s", hint=f"less {self.log}")
 
 
-def _judgement(host: Host) -> str | None:
-    """What its agent says that it may do; None: it doesn't say."""
-    with contextlib.suppress(Unavailable):
-        return str(get_json(f"http://{host.address}:{AGENT_PORT}/health", 2.0).get("judgement"))
-    return None
+def lab_is_up() -> bool:
+    """Whole, before anything is asked of it."""
+    with contextlib.suppress(LifelineError):
+        return lifecycle.status().healthy
+    return False
 
 
 def stack_file(root: Path, folder: Path, policy: str) -> Path:
@@ -237,11 +223,6 @@ def stack_file(root: Path, folder: Path, policy: str) -> Path:
     path = folder / source.name
     path.write_text(text)
     return path
-
-
-def machines_of_lab() -> NspawnMachines:
-    """The droplets of the running lab, by the lab's own eyes and not the API's."""
-    return NspawnMachines(LabConfig.load(state_dir() / "lab.json").state, image.path())
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -125,7 +125,7 @@ def boundary_file(live: Path, txid: int, *, salts: tuple[int, int], at: float | 
     ).ljust(_HEADER, b"\0")
     packed = _lz4_literals(page)
     page_header = struct.pack(">IHI", 1, _HAS_SIZE, len(packed))
-    index = _uvarint(1) + _uvarint(_HEADER) + _uvarint(len(page_header) + len(packed)) + _uvarint(0)
+    index = uvarint(1) + uvarint(_HEADER) + uvarint(len(page_header) + len(packed)) + uvarint(0)
     end = bytes(6) + index + struct.pack(">Q", len(index)) + bytes(8)
     checksum = _crc64(header + page_header + page + end) | 1 << 63
     return header + page_header + packed + end + struct.pack(">Q", checksum)
@@ -145,7 +145,8 @@ def _lz4_literals(data: bytes) -> bytes:
     return b"\xf0" + b"\xff" * full + bytes([rest]) + data
 
 
-def _uvarint(number: int) -> bytes:
+def uvarint(number: int) -> bytes:
+    """A number as LTX has them: seven bits a byte, the lowest first."""
     out = bytearray()
     while number >= 0x80:
         out.append(number & 0x7F | 0x80)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from lifeline.errors import BadConfig
 from lifeline.model import ROLES, Inventory, Role
@@ -295,11 +295,20 @@ def write_file(path: Path, content: str | bytes, *, mode: int = 0o600) -> bool:
     except OSError:
         pass
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # created with mode 0600
+    with replacing(path, f".{path.name}.") as file:
+        file.write(data)
+        os.fchmod(file.fileno(), mode)
+    return True
+
+
+@contextmanager
+def replacing(path: Path, prefix: str) -> Iterator[BinaryIO]:
+    """A new file beside `path`, its name begun with `prefix` and for its owner alone, that takes the name when
+    it is whole and on the disk; it is gone again when anything fails before."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)  # created with mode 0600
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), mode)
+        with os.fdopen(handle, "wb+") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
@@ -307,7 +316,6 @@ def write_file(path: Path, content: str | bytes, *, mode: int = 0o600) -> bool:
         Path(name).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
-    return True
 
 
 def sync_directory(path: Path) -> None:

@@ -19,7 +19,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,7 +27,7 @@ from typing import Any, BinaryIO
 
 from lifeline import backups
 from lifeline.errors import LifelineError, StepFailed
-from lifeline.layout import Config, sync_directory
+from lifeline.layout import Config, replacing, sync_directory
 from lifeline.store import Store, find
 
 KEEP = timedelta(days=7)
@@ -227,20 +226,11 @@ def _open(path: Path, how: int) -> BinaryIO:
 @contextlib.contextmanager
 def _beside(target: Path, like: BinaryIO) -> Iterator[BinaryIO]:
     """A new file that takes its name when it is whole and on the disk; the group may read it, as it may its like."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=_UNFINISHED)
-    try:
-        with os.fdopen(handle, "wb+") as file:
-            if os.geteuid() == 0:
-                os.fchown(file.fileno(), 0, os.fstat(like.fileno()).st_gid)
-            os.fchmod(file.fileno(), 0o640)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_directory(target.parent)
+    with replacing(target, _UNFINISHED) as file:
+        if os.geteuid() == 0:
+            os.fchown(file.fileno(), 0, os.fstat(like.fileno()).st_gid)
+        os.fchmod(file.fileno(), 0o640)
+        yield file
 
 
 def _written_to(file: BinaryIO) -> bool:

@@ -16,6 +16,7 @@ import lz4.block
 from fastcrc import crc64
 
 from lifeline import replica
+from lifeline.continuation import uvarint
 from lifeline.points import SNAPSHOTS
 
 PAGE = 4096
@@ -162,17 +163,9 @@ def encode(first: int, last: int, size: int, pages: dict[int, bytes], at: float,
         header = struct.pack(">IHI", number, _HAS_SIZE, len(block))
         crc = crc64.go_iso(pages[number], crc64.go_iso(header, crc))
         parts += (header, block)
-        index.append(_uvarint(number) + _uvarint(offset) + _uvarint(len(header) + len(block)))
+        index.append(uvarint(number) + uvarint(offset) + uvarint(len(header) + len(block)))
         offset += len(header) + len(block)
     listed = b"".join([*index, b"\0"])
     end = bytes(6) + listed + struct.pack(">Q", len(listed)) + bytes(8)
     checksum = crc64.go_iso(end, crc) | 1 << 63
     return b"".join([*parts, end, struct.pack(">Q", checksum)])
-
-
-def _uvarint(number: int) -> bytes:
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])

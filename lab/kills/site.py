@@ -296,7 +296,7 @@ class Site:
 
     def read_exchange(self) -> list[Survivor]:
         """All that the exchange has executed."""
-        for trade in _pages(f"{self.exchange_url}/v1/trades", self._after):
+        for trade in outsiders.pages(f"{self.exchange_url}/v1/trades", self._after):
             self.executed.append(Survivor(trade["client_order_id"], trade["trade_id"]))
             self._after = trade["number"]
         return self.executed
@@ -361,11 +361,3 @@ def read_books(path: Path, executed: Sequence[Survivor]) -> Books:
         trades = [Survivor(identity, value) for identity, value in rows(connection, TRADES)]
         orders = frozenset(row[0] for row in rows(connection, "SELECT client_order_id FROM orders"))
     return Books(trades, orders, executed)
-
-
-def _pages(url: str, after: int) -> Iterator[dict[str, Any]]:
-    following: int | None = after
-    while following is not None:
-        page = outsiders.get_json(f"{url}?after={following}&limit=1000", 10.0)
-        yield from page["trades"]
-        following = page["next"]

@@ -7,14 +7,13 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from lab import config, harm
+from lab import harm
 from lab.find import within
 from lab.outsiders import poll
 from lab.scenarios import Scenario, Situation, criteria
@@ -22,7 +21,6 @@ from lab.scenarios.criteria import Criterion, Facts, criterion
 from lab.series import eyes
 from lifeline.errors import LifelineError, StepFailed
 from lifeline.model import Verdict
-from lifeline.vault import key_from_environment, open_store
 from lifeline.verify import verify_database
 
 ENDS_S, MOOD_S = 60.0, 4.0
@@ -184,10 +182,7 @@ def _nothing_gone_that_is_not_kept(situation: Situation) -> list[Criterion]:
     """What is gone from the disk is in the vault; what is young is on the disk still, packed."""
     stage, inventory = situation.stage, situation.stage.inventory
     assert inventory
-    straight = replace(
-        inventory.vault, endpoint=f"http://{config.REGIONS[inventory.vault.region].spaces}", path_style=True
-    )
-    store = open_store(straight, key_from_environment("SPACES", stage.env), read_s=5.0, direct=True)
+    store = eyes.vault(inventory, stage.env)
     prefix = f"logs/{inventory.service}/{situation.primary.name}/"
     here = {path.name for path in _logs(situation).iterdir()}
     old, new = situation.kept["old"], situation.kept["new"]

@@ -14,6 +14,7 @@ import httpx
 
 from lab import config, faults, network
 from lab.config import LabConfig
+from lab.outsiders import poll
 from lab.series import eyes
 from lab.series.verdict import Expects
 from lifeline.errors import StepFailed
@@ -126,7 +127,7 @@ def _act(host: Host, **action: Any) -> int:
         states.append(_api("GET", path)["action"]["status"])
         return states[-1] != "in-progress"
 
-    if not eyes.await_(ended, ACTION_S) or states[-1] != "completed":
+    if not poll(ended, ACTION_S) or states[-1] != "completed":
         raise StepFailed(f"{action['type']} of {host.name} is {states[-1]} after {ACTION_S:.0f} s")
     return int(begun)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab import lifecycle
-from lab.conduct import ending_in_order, say, undisturbed
+from lab.conduct import EXIT, INTERRUPTED, broke_off, say, undisturbed
 from lab.outsiders import CHECKOUT
 from lab.scenarios.criteria import Criterion, criterion, worst
 from lab.scenarios.trials import Trial
@@ -19,7 +18,7 @@ from lab.series.page import PAGE, Plan
 from lab.series.run import Site, Trying
 from lab.series.verdict import Run
 from lab.stage import Stage
-from lifeline.errors import LifelineError, StepFailed, Unavailable, Unproven
+from lifeline.errors import LifelineError, Unavailable
 from lifeline.hosts import Hosts
 from lifeline.ledger import acknowledged, judge
 from lifeline.model import Verdict
@@ -27,8 +26,6 @@ from lifeline.model import Verdict
 RATE = 20.0  # orders a second: two cores carry several series side by side
 STEADY_S = 2.0
 BACK_S = 120.0
-INTERRUPTED = 130
-EXIT = {Verdict.PASS: 0, Verdict.UNKNOWN: Unproven.exit_code, Verdict.FAIL: StepFailed.exit_code}
 
 
 @dataclass
@@ -123,18 +120,8 @@ def hold(trial: Trial, plan: Plan, root: Path = CHECKOUT) -> tuple[Series, int]:
     size = f"-{plan.mb}mb" if plan.mb else ""
     series = Series(trial, plan, Stage(root, f"{trial.name}-ttl{plan.ttl}{size}", RATE))
     say(f"Series of {plan.runs}: {trial.title}, ttl {plan.ttl} s. {trial.story}")
-    interrupted = False
-    try:
-        with ending_in_order():
-            series.hold()
-    except KeyboardInterrupt:
-        interrupted, series.ended = True, "interrupted"
-    except LifelineError as error:
-        series.ended = str(error)
-    except Exception as error:
-        series.ended = f"a defect in the series: {error!r}"
-        series.stage.logs.mkdir(parents=True, exist_ok=True)
-        (series.stage.logs / "traceback.txt").write_text(traceback.format_exc())
+    interrupted, why = broke_off(series.hold, "series", series.stage.logs / "traceback.txt")
+    series.ended = why or series.ended
     with undisturbed():
         _finish(series)
     return series, INTERRUPTED if interrupted else EXIT[series.verdict]

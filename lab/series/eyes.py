@@ -12,30 +12,27 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import apsw
-import dns.exception
-import dns.message
-import dns.query
-import dns.rdatatype
 
-from lab import config
+from lab import config, find
 from lab.config import LabConfig
 from lab.machines import group_of
+from lab.outsiders import resolve
 from lab.processes import Group
 from lab.proxy import NOTED
 from lab.series.verdict import Ack
-from lab.stage import machines_of_lab
 from lifeline.errors import LifelineError
 from lifeline.layout import AGENT_PORT, Layout
 from lifeline.lease import Leases
 from lifeline.model import Host, Inventory, Lease
 from lifeline.service import Service
-from lifeline.store import find
+from lifeline.store import Store
+from lifeline.store import find as find_object
 from lifeline.vault import key_from_environment, open_store
 
 EVERY_S = 0.1
@@ -119,16 +116,6 @@ class Observer(threading.Thread):
             self._connection = None
 
 
-def resolve(name: str) -> str | None:
-    """What the domain's name server says at this moment."""
-    query = dns.message.make_query(name, dns.rdatatype.A)
-    try:
-        answer = dns.query.udp(query, config.DNS_ADDRESS, timeout=1.0)
-    except (dns.exception.DNSException, OSError):
-        return None
-    return next((str(item) for rrset in answer.answer for item in rrset if rrset.rdtype == dns.rdatatype.A), None)
-
-
 def has_probe(host: Host, port: int, token: str) -> bool | None:
     """Does that host's database hold the probe? None: it doesn't say."""
     status = _get(host.address, port, f"/probe/{token}")[0]
@@ -166,7 +153,7 @@ def _get(address: str, port: int, path: str) -> tuple[int | None, Any]:
 
 def power(host: Host) -> str:
     """The machine itself: active, off or absent."""
-    return machines_of_lab().status(int(host.droplet_id))
+    return find.machines().status(int(host.droplet_id))
 
 
 def frozen(host: Host) -> bool:
@@ -182,15 +169,8 @@ def running(host: Host) -> set[str]:
         name
         for pid in Group(group_of(int(host.droplet_id))).pids()
         for name, words in PROGRAMS.items()
-        if words in _command(pid)
+        if words in find.command_line(pid)
     }
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-    except OSError:
-        return ""  # it ended while we looked
 
 
 class RunWatch(threading.Thread):
@@ -214,7 +194,7 @@ class RunWatch(threading.Thread):
 
 def disk(host: Host) -> Layout:
     """Its files: while it is off, what it wrote over its image, as a power cut left it."""
-    machines = machines_of_lab()
+    machines = find.machines()
     root = machines.root(int(host.droplet_id))
     return Layout(root if machines.status(int(host.droplet_id)) == "active" else root.parent / "disk" / "upper")
 
@@ -311,13 +291,18 @@ def _takes(one: Noted) -> bool:
     return one.method == "PUT" and "/lease/" in one.path and one.status == 200
 
 
+def vault(inventory: Inventory, env: Mapping[str, str]) -> Store:
+    """With the operator's key, past every proxy."""
+    of = inventory.vault
+    straight = replace(of, endpoint=f"http://{config.REGIONS[of.region].spaces}", path_style=True)
+    return open_store(straight, key_from_environment("SPACES", env), read_s=5.0, direct=True)
+
+
 class Stores:
     """Lease and vault, read with the operator's keys, past every proxy."""
 
     def __init__(self, inventory: Inventory, env: dict[str, str]) -> None:
-        vault = inventory.vault
-        straight = replace(vault, endpoint=f"http://{config.REGIONS[vault.region].spaces}", path_style=True)
-        self._vault = open_store(straight, key_from_environment("SPACES", env), read_s=5.0, direct=True)
+        self._vault = vault(inventory, env)
         lease = open_store(inventory.lease_store, key_from_environment("AWS", env), read_s=5.0, direct=True)
         self._leases, self._service = Leases(lease, inventory.service), inventory.service
 
@@ -330,16 +315,6 @@ class Stores:
     def owner(self, epoch: int) -> str | None:
         """Whom the prefix of an epoch names as its writer; None: not known."""
         with contextlib.suppress(LifelineError, ValueError, KeyError):
-            found = find(self._vault, f"replica/{self._service}/epoch-{epoch:04d}/owner.json")
+            found = find_object(self._vault, f"replica/{self._service}/epoch-{epoch:04d}/owner.json")
             return None if found is None else str(json.loads(found.body)["host"])
         return None
-
-
-def await_(condition: Callable[[], bool], within_s: float) -> bool:
-    """True as soon as it is; False after that time."""
-    end = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(EVERY_S)
-    return True

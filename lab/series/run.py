@@ -15,6 +15,7 @@ from itertools import takewhile
 from typing import Any
 
 from lab.conduct import Command, say
+from lab.outsiders import poll
 from lab.pair import mend, pair
 from lab.scenarios.trials import Scene, Trial
 from lab.series import eyes
@@ -82,7 +83,7 @@ class Site:
         observer = eyes.Observer("direct", host.address, self.port)
         observer.start()
         try:
-            if not eyes.await_(lambda: len(observer.acks) >= LEAST_WRITES, self.back_s):
+            if not poll(lambda: len(observer.acks) >= LEAST_WRITES, self.back_s):
                 raise StepFailed(f"{host.name} acknowledges nothing within {self.back_s:.0f} s: {eyes.said(host)}")
         finally:
             observer.end()
@@ -101,7 +102,7 @@ class Site:
                 scenes.append(scene)
             return bool(scenes)
 
-        if not eyes.await_(there, self.back_s):
+        if not poll(there, self.back_s):
             said = "; ".join(f"{host.name}: {eyes.said(host)}" for host in self.hosts)
             raise StepFailed(f"no primary with {what} within {self.back_s:.0f} s: {said}")
         return scenes[0]
@@ -147,7 +148,7 @@ class Trying:
             for observer in observers:
                 observer.start()
                 stack.callback(observer.end)
-            eyes.await_(lambda: len(direct[scene.old.name].acks) >= LEAST_WRITES, 10.0)
+            poll(lambda: len(direct[scene.old.name].acks) >= LEAST_WRITES, 10.0)
             if trial.before is not None:
                 trial.before(scene)
             time.sleep(random.uniform(0.0, self.site.policy.renew_s))  # the random moment itself
@@ -173,7 +174,7 @@ class Trying:
     def _hold_still(self, scene: Scene) -> None:
         """For as long as a wrong take-over would need, and nothing may be seen of one; then all is mended."""
         end = time.monotonic() + self.site.silence_s
-        eyes.await_(lambda: time.monotonic() > end, self.site.silence_s + 5)
+        poll(lambda: time.monotonic() > end, self.site.silence_s + 5)
         self._note(ended=time.monotonic())
         if self.site.trial.after is not None:
             self.site.trial.after(scene)
@@ -186,7 +187,7 @@ class Trying:
             self._note(acks=tuple(by_name.acks))
             return self.seen.outside_s is not None
 
-        if not eyes.await_(written, within):
+        if not poll(written, within):
             raise StepFailed(f"no stranger could write within {within:.0f} s")
 
     def _look_for_probes(self, scene: Scene, observers: Sequence[eyes.Observer]) -> None:
@@ -205,7 +206,7 @@ class Trying:
         back = time.monotonic()
         trial.after(scene)
         watch.start()
-        follows = eyes.await_(lambda: self.site.pair() == Scene(scene.new, scene.old), self.site.back_s)
+        follows = poll(lambda: self.site.pair() == Scene(scene.new, scene.old), self.site.back_s)
         follows_s = round(time.monotonic() - back, 1) if follows else None
         fork, told = self._told(scene.old) if follows else ("UNKNOWN", set[str]())
         self._note(
@@ -241,7 +242,7 @@ class Trying:
             reports.append(eyes.fork(old, self.site.stage.service, self.seen.epoch_before))
             return reports[-1] is None or reports[-1]["verdict"] != "UNKNOWN"
 
-        eyes.await_(compared, self.site.back_s)
+        poll(compared, self.site.back_s)
         if (report := reports[-1]) is None:
             return "", set()
         rows = report["tables"].get("probes", {}).get("only_here", [])
@@ -261,7 +262,7 @@ class Trying:
                 self._note(rto_s=round(trip.mono - self.seen.began, 3))
             return trip is not None
 
-        eyes.await_(written, within)
+        poll(written, within)
         if self.command is not None:
             self.command.wait(COMMAND_S)
             self._note(command=stage.outcome(self.command, self.wall)[0])
