@@ -99,7 +99,7 @@ def _put(droplet: str, path: str, files: Mapping[str, bytes]) -> None:
 
 def _inside(droplet: str, *argv: str) -> None:
     done = subprocess.run(
-        ["nsenter", "-t", str(init(droplet)), "-m", *argv], capture_output=True, text=True, check=False
+        ["nsenter", "-t", str(init(droplet)), "-m", "-p", *argv], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise StepFailed(f"{' '.join(argv)} on {droplet}: {done.stderr.strip()}")
