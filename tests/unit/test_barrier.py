@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import socketserver
 import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-from lifeline.barrier import Barrier
+from lifeline.barrier import Barrier, ControlSocket
 from lifeline.errors import StepFailed
 from lifeline.replica import Synced
 
@@ -189,3 +192,42 @@ def test_any_exception_of_a_sync_reaches_those_who_wait() -> None:
 
     with pytest.raises(StepFailed, match="not JSON"):
         Barrier({"trades": PATH}, sync, lambda: None).wait("trades", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("answers", "says"),
+    [
+        ([(48, 48)], 48),
+        ([(49, 48), (53, 51)], 49),  # others write all the time: what was committed before is in
+        ([(49, 48), (53, 48)], "transaction 49 is not in the vault yet"),
+        ([(49, 0)], "transaction 49 is not in the vault yet"),  # a replica that lost its place
+    ],
+)
+def test_an_answer_that_others_writes_outran_is_proved_by_the_next(
+    tmp_path: Path, answers: list[tuple[int, int]], says: int | str
+) -> None:
+    left = list(answers)
+
+    class Litestream(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.dumps(dict(zip(("txid", "replicated_txid"), left.pop(0), strict=True))).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None: ...
+
+    path = tmp_path / "litestream.sock"
+    with socketserver.ThreadingUnixStreamServer(str(path), Litestream) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            if isinstance(says, int):
+                assert ControlSocket(path).sync(PATH, 5).txid == says
+            else:
+                with pytest.raises(StepFailed, match=says):
+                    ControlSocket(path).sync(PATH, 5)
+        finally:
+            server.shutdown()
+    assert not left
