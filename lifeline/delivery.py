@@ -6,6 +6,7 @@ answers means what its reference says: 202 taken, 400 never try again, 429, 5xx 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import json
@@ -35,7 +36,10 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_OPENER = urllib.request.build_opener(_NoRedirect)
+@functools.cache
+def _opener() -> urllib.request.OpenerDirector:
+    """Made when first used: it reads every certificate of the system."""
+    return urllib.request.build_opener(_NoRedirect)
 
 
 def to_pagerduty(where: PagerDuty, level: str, message: Message) -> Sent:
@@ -77,7 +81,7 @@ def acknowledged_at_pagerduty(where: PagerDuty, dedup: str) -> str:
         },
     )
     try:
-        with _OPENER.open(request, timeout=WITHIN_S) as answer:
+        with _opener().open(request, timeout=WITHIN_S) as answer:
             found = json.loads(answer.read())["incidents"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
@@ -145,7 +149,7 @@ def text(message: Message) -> str:
 def beat(url: str, host: str) -> str:
     """Ask for the monitor's URL; why that failed, or ""."""
     try:
-        with _OPENER.open(url.replace("{host}", urllib.parse.quote(host, safe="")), timeout=WITHIN_S) as answer:
+        with _opener().open(url.replace("{host}", urllib.parse.quote(host, safe="")), timeout=WITHIN_S) as answer:
             answer.read(1)
     except (OSError, ValueError) as error:
         return _network(error)
@@ -168,7 +172,7 @@ def _mail_server(where: Email) -> smtplib.SMTP:
 def _post(url: str, body: bytes, headers: Mapping[str, str], taken: range | tuple[int, ...]) -> Sent:
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json", **headers}, method="POST")
-        with _OPENER.open(request, timeout=WITHIN_S) as answer:
+        with _opener().open(request, timeout=WITHIN_S) as answer:
             status, said, retry = answer.status, answer.read(2000), None
     except urllib.error.HTTPError as error:
         status, said, retry = error.code, error.read(2000), error.headers.get("Retry-After")

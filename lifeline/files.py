@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from lifeline import marker, roles
+from lifeline import loopback, marker, roles
 from lifeline.apply import apply
 from lifeline.errors import DataBad, LifelineError, StepFailed
 from lifeline.layout import OURS, Config, read_role, sync_directory
@@ -180,8 +180,7 @@ def put(config: Config, supervisor: Supervisor, files: Iterable[Noted]) -> Answe
     if not changed:
         return {"changed": [], "kept": []}
     service, serving = config.service, read_role(config.layout).role == "primary"
-    url = f"http://127.0.0.1:{service.port}{service.health}"
-    healthy = serving and not roles.probe_health(url)
+    healthy = serving and not loopback.why_not(service.port, service.health)
     swapped: list[tuple[Path, Path | None]] = []
     try:
         if serving:

@@ -12,7 +12,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from lifeline import deadman, forks, roles
+from lifeline import deadman, forks, loopback, roles
 from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
 from lifeline.copies import read_follower
@@ -32,9 +32,7 @@ def observe(config: Config) -> dict[str, Any]:
     states = _states(layout.supervisor_socket)
     agent = roles.ask_agent(layout.agent_socket, "GET", "/status", timeout=QUICK_S)
     watched = (agent or {}).get("databases") or {}
-    healthy = (
-        roles.probe_health(f"http://127.0.0.1:{config.service.port}{config.service.health}", timeout=QUICK_S) == ""
-    )
+    healthy = loopback.why_not(config.service.port, config.service.health, QUICK_S) == ""
     followers = list(follower_programs(config.service))
     return {
         **{"host": config.name, "role": role.role, "epoch": role.epoch or None, "bundle": config.release or None},

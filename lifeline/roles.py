@@ -10,14 +10,12 @@ import http.client
 import json
 import shutil
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import continuation, copies, data, hooks, replica
+from lifeline import continuation, copies, data, hooks, loopback, replica
 from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
 from lifeline.deadman import disarm
@@ -299,9 +297,9 @@ def await_service(config: Config, supervisor: Supervisor, *, healthy: bool = Tru
     """Until the service's health URL answers 200; answers at all, if not `healthy`."""
     service = config.service
     deadline = time.monotonic() + service.start_within_s
-    url, reason = f"http://127.0.0.1:{service.port}{service.health}", "no answer"
+    reason = "no answer"
     while time.monotonic() < deadline:
-        reason = probe_health(url)
+        reason = loopback.why_not(service.port, service.health)
         if not reason or (not healthy and reason.startswith("HTTP")):
             return
         state = supervisor.states().get(service.name)
@@ -309,21 +307,9 @@ def await_service(config: Config, supervisor: Supervisor, *, healthy: bool = Tru
             break
         time.sleep(POLL_S)
     raise StepFailed(
-        f"{service.name} is not healthy at {url}: {reason}",
+        f"{service.name} does not answer 200 at its {service.health} on port {service.port}: {reason}",
         hint=f"read /var/log/supervisor/{service.name}.log on {config.name}",
     )
-
-
-def probe_health(url: str, timeout: float = 2.0) -> str:
-    """Empty when the URL answers 200, else why not."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=timeout) as response:
-            return "" if response.status == 200 else f"HTTP {response.status}"
-    except urllib.error.HTTPError as error:
-        return f"HTTP {error.code}"
-    except (OSError, http.client.HTTPException) as error:
-        return str(getattr(error, "reason", error))
 
 
 def _await_replication(config: Config) -> None:

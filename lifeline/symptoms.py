@@ -6,26 +6,23 @@ Looks here, judgement in trouble.py, triggers.py and damage.py. A new role begin
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import secrets
 import stat
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lifeline import damage, proc, triggers, trouble
+from lifeline import damage, loopback, proc, triggers, trouble
 from lifeline.damage import Damage
 from lifeline.errors import LifelineError
 from lifeline.layout import Config
-from lifeline.roles import probe_health
 from lifeline.supervisor import Supervisor
 
 SCRAPE_S = 2.0
-SCRAPE_MOST = 4 << 20
 TAIL_MOST = 256 << 10  # of a log that grew faster between two looks, the newest part is read
 FILES_MOST = 32
 
@@ -135,7 +132,7 @@ class Symptoms:
 
     def _look_at_health(self) -> None:
         service = self._config.service
-        why_not, by_hand = probe_health(f"http://127.0.0.1:{service.port}{service.health}"), False
+        why_not, by_hand = loopback.why_not(service.port, service.health), False
         if why_not:
             with contextlib.suppress(LifelineError):
                 state = self._supervisor().states().get(service.name)
@@ -144,12 +141,12 @@ class Symptoms:
 
     def _scrape(self) -> None:
         service, found, why = self._config.service, None, ""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"http://127.0.0.1:{service.port}{service.metrics}", timeout=SCRAPE_S) as response:
-                found = triggers.parse(response.read(SCRAPE_MOST).decode())
-        except (OSError, ValueError) as error:  # also what urllib and http throw
-            why = f"its metrics can't be read ({getattr(error, 'reason', error)})"
+            status, body = loopback.ask(service.port, str(service.metrics), SCRAPE_S)
+            found, why = (triggers.parse(body.decode()), "") if status == 200 else (None, f"HTTP {status}")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            why = str(error) or type(error).__name__
+        why = why and f"its metrics can't be read ({why})"
         self.watches = tuple(watch.seen(self._now(), found, why) for watch in self.watches)
 
     def _logs(self) -> Iterator[Path]:

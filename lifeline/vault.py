@@ -13,13 +13,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-import boto3
 import botocore.loaders
 import botocore.session
-from boto3.exceptions import Boto3Error
-from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -38,7 +35,6 @@ _PART_BYTES = 16 << 20
 _DESCRIPTIONS = botocore.loaders.create_loader()
 # Who looks for the next key behind another (points.py) reads a few; a full page costs a store tens of milliseconds.
 _FIRST_PAGE, _PAGE = 50, 1000
-_TRANSFER = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
 _CONFLICTS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 _MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
 _CHECK = "fab status; is the store up, and may this machine reach it?"
@@ -61,9 +57,7 @@ def open_store(
     # A session of our own: the default one is shared, and reads profiles that don't concern us.
     core = botocore.session.Session()
     core.register_component("data_loader", _DESCRIPTIONS)
-    session = boto3.session.Session(
-        aws_access_key_id=key.access_key, aws_secret_access_key=key.secret_key, botocore_session=core
-    )
+    core.set_credentials(key.access_key, key.secret_key)
 
     def client(tries: int) -> S3Client:
         settings = Config(
@@ -76,9 +70,9 @@ def open_store(
             response_checksum_validation="when_required",
             proxies={} if direct else None,
         )
-        made: S3Client = session.client("s3", region_name=ref.region, endpoint_url=ref.endpoint, config=settings)
+        made = core.create_client("s3", region_name=ref.region, endpoint_url=ref.endpoint, config=settings)
         made.meta.events.register("before-sign.s3.DeleteObjects", _digested)
-        return made
+        return cast("S3Client", made)
 
     once = client(1)
     return S3Store(ref, once if attempts == 1 else client(attempts), once)
@@ -221,9 +215,13 @@ class S3Store:
         with self._errors("write", key):
             # The digest that Object Lock asks for; AWS takes it with each part, stores that only resemble it may not.
             extra = {"ChecksumAlgorithm": "CRC32"} if self._ref.endpoint is None else {}
-            self._client.upload_fileobj(
-                source, self._ref.bucket, key, Callback=report, Config=_TRANSFER, ExtraArgs=extra
-            )
+            # Imported here: memory that an agent, which uploads nothing, doesn't have to pay for.
+            from boto3.s3.transfer import ProgressCallbackInvoker, TransferConfig, create_transfer_manager
+
+            config = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
+            with create_transfer_manager(self._client, config) as manager:
+                told = [ProgressCallbackInvoker(report)]
+                manager.upload(source, self._ref.bucket, key, extra_args=extra, subscribers=told).result()
 
     def _errors(self, verb: str, key: str) -> AbstractContextManager[None]:
         return _translated(f"{verb} {key}" if key else verb, self.where)
@@ -236,7 +234,7 @@ def _translated(what: str, where: str) -> Iterator[None]:
         yield
     except ClientError as error:
         raise _from_answer(error, what, where) from None
-    except (BotoCoreError, Boto3Error) as error:
+    except BotoCoreError as error:
         # Their texts name hosts and timeouts, never credentials.
         raise Unavailable(f"{where} doesn't answer: can't {what} ({error})", hint=_CHECK) from None
 

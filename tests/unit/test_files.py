@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lifeline import files, marker, roles
+from lifeline import files, loopback, marker
 from lifeline.errors import DataBad, StepFailed
 from lifeline.files import Noted
 from lifeline.layout import Config, write_role
@@ -130,7 +130,7 @@ def test_a_log_is_held_to_what_was_noted_of_it_and_never_put_in_place(host: Conf
 def test_the_service_stands_still_while_its_files_are_swapped_and_no_longer(
     host: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(roles, "probe_health", lambda *_: "")
+    monkeypatch.setattr(loopback, "why_not", lambda *_: "")
     write_role(host.layout, "primary", 1)
     backup, supervisor = tmp_path / "backup", FakeSupervisor()
     found = saved(host, backup)
@@ -149,7 +149,7 @@ def test_a_service_that_does_not_run_with_them_gets_back_what_it_had(
     host: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     health = {"[1]": "HTTP 500", "[1, 2]": ""}
-    monkeypatch.setattr(roles, "probe_health", lambda *_: health[text(host, "var/lib/genesis/state/positions.json")])
+    monkeypatch.setattr(loopback, "why_not", lambda *_: health[text(host, "var/lib/genesis/state/positions.json")])
     write_role(host.layout, "primary", 1)
     backup, supervisor = tmp_path / "backup", FakeSupervisor()
     found = saved(host, backup)
