@@ -34,7 +34,7 @@ from lifeline.model import Lease
 from lifeline.opinion import Opinion
 from lifeline.supervisor import Supervisor
 from lifeline.symptoms import Symptoms
-from lifeline.watching import Position, Watched, lag, progress
+from lifeline.watching import Newest, Position, Watched, lag, progress
 
 GUARD_S = 0.25
 WATCH_S = 5.0
@@ -79,7 +79,7 @@ class Agent:
         self.now = now
         self._supervisor = supervisor
         self._leases = leases
-        self._vault = vault
+        self._newest = Newest(vault, config.service.name)
         self._lock = threading.Lock()
         self._known = Known()
         self._role = read_role(self.layout)
@@ -356,9 +356,7 @@ class Agent:
             copy = self.layout.following(database, epoch)
             position: Position | None
             try:
-                position = lag(
-                    self._vault, self.config.service.name, epoch, database.name, partial(read_follower, copy)
-                )
+                position = lag(self._newest, epoch, database.name, partial(read_follower, copy))
             except LifelineError as error:
                 log.warning("the vault can't be read: %s", error.message)
                 position = None
@@ -446,15 +444,11 @@ def main() -> int:
     from lifeline.host_stores import open_leases, open_vault
 
     config = load_config(Layout())
-    agent = Agent(
-        config,
-        lambda: Supervisor(config.layout.supervisor_socket, timeout=5.0),
-        open_leases(config),
-        open_vault(config, patient=False),
-    )
+    vault = open_vault(config, patient=False)
+    agent = Agent(config, lambda: Supervisor(config.layout.supervisor_socket, timeout=5.0), open_leases(config), vault)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
-    agent.herald = Herald(config, open_vault(config, patient=False), agent.decision, agent.progressing)
+    agent.herald = Herald(config, vault, agent.decision, agent.progressing)
     with serve(agent):
         notify("READY=1")
         agent.herald.start()

@@ -11,7 +11,8 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -19,6 +20,7 @@ import botocore.loaders
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.utils import parse_timestamp
 
 from lifeline.errors import BadConfig, Unavailable
 from lifeline.model import Key, StoreRef
@@ -57,6 +59,7 @@ def open_store(
     # A session of our own: the default one is shared, and reads profiles that don't concern us.
     core = botocore.session.Session()
     core.register_component("data_loader", _DESCRIPTIONS)
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
     core.set_credentials(key.access_key, key.secret_key)
 
     def client(tries: int) -> S3Client:
@@ -76,6 +79,14 @@ def open_store(
 
     once = client(1)
     return S3Store(ref, once if attempts == 1 else client(attempts), once)
+
+
+def _moment(text: Any) -> datetime:
+    """As stores write it in listings; botocore's own parser takes two thirds of the time that a listing costs."""
+    if isinstance(text, str) and text.endswith("Z"):
+        with suppress(ValueError):
+            return datetime.fromisoformat(text)
+    return parse_timestamp(text)
 
 
 def _digested(request: Any, **_: Any) -> None:

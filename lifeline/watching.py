@@ -63,9 +63,30 @@ class Watched:
         }
 
 
+class Newest:
+    """The newest transactions in the vault. What one look has listed, the next one doesn't list again."""
+
+    def __init__(self, vault: Keys, service: str) -> None:
+        self._vault, self._service = vault, service
+        self._seen: dict[str, str] = {}  # by prefix: the last key
+
+    def of(self, epoch: int, database: str, applied: int) -> int:
+        """As far as a copy that has `applied` must know: 0 when there is nothing behind that."""
+        root = replica.replica_prefix(self._service, epoch, database)
+        return max(self._behind(f"{root}/{level}/", applied - back) for level, back in _LEVELS)
+
+    def _behind(self, prefix: str, txid: int) -> int:
+        # "~" sorts behind everything in a name: the first key wanted is that of the next transaction.
+        after = f"{prefix}{replica.format_txid(txid)}~" if txid > 0 else ""
+        # The last key itself is wanted: is it still there?
+        keys = list(self._vault.keys(prefix, after=max(after, self._seen.get(prefix, "")[:-1])))
+        if keys:
+            self._seen[prefix] = keys[-1]
+        return replica.newest_txid(keys)
+
+
 def lag(
-    vault: Keys,
-    service: str,
+    newest: Newest,
     epoch: int,
     database: str,
     applied: Callable[[], int],
@@ -76,21 +97,14 @@ def lag(
     Under load a follower is always half a second behind, so one that is behind gets a moment to prove it is only that.
     """
     begun = applied()
-    root = replica.replica_prefix(service, epoch, database)
-    newest = max(replica.newest_txid(_behind(vault, f"{root}/{level}/", begun, back)) for level, back in _LEVELS)
-    found = Position(applied(), max(newest, begun))
+    there = max(newest.of(epoch, database, begun), begun)
+    found = Position(applied(), there)
     waited = 0.0
     while found.behind and waited < SETTLE_S:
         sleep(SETTLE_POLL_S)
         waited += SETTLE_POLL_S
-        found = Position(applied(), found.newest)
+        found = Position(applied(), there)
     return found
-
-
-def _behind(vault: Keys, prefix: str, begun: int, back: int) -> Iterable[str]:
-    """The keys of a level whose first transaction is later than `begun` - `back`."""
-    # "~" sorts behind everything in a name: the first key wanted is that of the next transaction.
-    return vault.keys(prefix, after=f"{prefix}{replica.format_txid(begun - back)}~" if begun > back else "")
 
 
 def progress(before: Watched | None, position: Position | None, now: float, stalled_s: float) -> Watched:

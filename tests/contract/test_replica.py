@@ -19,7 +19,7 @@ from lifeline.layout import Config, DataFile, Layout, read_data
 from lifeline.model import Inventory
 from lifeline.service import Service
 from lifeline.verify import connect, rows, verify_database
-from lifeline.watching import Position, lag
+from lifeline.watching import Newest, Position, lag
 from tests.contract.replica_store import LITESTREAM, S3, Site, store, wait
 
 pytestmark = pytest.mark.slow
@@ -319,7 +319,7 @@ def test_a_followers_lag_is_seen_in_what_litestream_really_writes(site: Site) ->
     newest = site.newest()
     assert newest >= 3
     for applied in (1, newest - 1, newest):
-        seen = lag(site.store, site.service, 1, "trades", lambda applied=applied: applied, lambda _: None)  # type: ignore[misc]
+        seen = lag(Newest(site.store, site.service), 1, "trades", lambda applied=applied: applied, lambda _: None)  # type: ignore[misc]
         assert seen == Position(applied, newest)
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lifeline.watching import FIRST_RESTORE_S, Position, Watched, age, lag, progress
+from lifeline.watching import FIRST_RESTORE_S, Newest, Position, Watched, age, lag, progress
 from tests.unit.hostkit import FakeVault
 
 
@@ -15,7 +15,7 @@ def test_what_arrives_while_we_look_is_no_lag() -> None:
     vault.replicate(1, 9)
     positions = iter([5, 5, 9])
     slept: list[float] = []
-    assert lag(vault, "genesis", 1, "trades", lambda: next(positions), slept.append) == Position(9, 9)
+    assert lag(Newest(vault, "genesis"), 1, "trades", lambda: next(positions), slept.append) == Position(9, 9)
     assert len(slept) == 1
 
 
@@ -23,7 +23,7 @@ def test_a_follower_that_stands_still_is_not_waited_for_for_long() -> None:
     vault = FakeVault()
     vault.replicate(1, 9)
     slept: list[float] = []
-    assert lag(vault, "genesis", 1, "trades", lambda: 5, slept.append) == Position(5, 9)
+    assert lag(Newest(vault, "genesis"), 1, "trades", lambda: 5, slept.append) == Position(5, 9)
     assert 1 <= sum(slept) <= 5  # longer than a follower's pause, shorter than the pause between looks
 
 
@@ -33,7 +33,7 @@ def test_what_was_compacted_is_seen_too(applied: int, newest: int) -> None:
     for txid in range(1, 10):
         vault.replicate(1, txid)
     vault.compact(1, 2, 9)
-    assert lag(vault, "genesis", 1, "trades", lambda: applied, lambda _: None) == Position(applied, newest)
+    assert lag(Newest(vault, "genesis"), 1, "trades", lambda: applied, lambda _: None) == Position(applied, newest)
 
 
 def test_only_keys_behind_the_position_are_listed() -> None:
@@ -48,8 +48,21 @@ def test_only_keys_behind_the_position_are_listed() -> None:
     vault = Counting()
     for txid in range(1, 101):
         vault.replicate(1, txid)
-    assert lag(vault, "genesis", 1, "trades", lambda: 98, lambda _: None) == Position(98, 100)  # type: ignore[arg-type]
+    newest = Newest(vault, "genesis")  # type: ignore[arg-type]
+    assert lag(newest, 1, "trades", lambda: 98, lambda _: None) == Position(98, 100)
     assert Counting.seen == 2
+    vault.replicate(1, 101)
+    assert lag(newest, 1, "trades", lambda: 98, lambda _: None) == Position(98, 101)
+    assert Counting.seen == 4  # the last one again, and the new one
+
+
+def test_what_was_seen_once_and_is_gone_is_not_remembered() -> None:
+    vault = FakeVault()
+    vault.replicate(1, 9)
+    newest = Newest(vault, "genesis")
+    assert lag(newest, 1, "trades", lambda: 5, lambda _: None) == Position(5, 9)
+    vault.objects.clear()
+    assert lag(newest, 1, "trades", lambda: 5, lambda _: None) == Position(5, 5)
 
 
 def test_caught_up_is_zero_and_behind_counts_from_when_it_was_last_so() -> None:
