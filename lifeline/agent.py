@@ -82,6 +82,8 @@ class Agent:
         self._newest = Newest(vault, config.service.name)
         self._lock = threading.Lock()
         self._known = Known()
+        self._role_file, self._supervisor_at = str(self.layout.role_file), str(self.layout.supervisor_socket)
+        self._role_seen = _identity(self._role_file)
         self._role = read_role(self.layout)
         self._renewed_at: float | None = None
         self._wake = threading.Event()
@@ -297,7 +299,7 @@ class Agent:
 
     def _supervisor_socket(self) -> int:
         try:
-            return self.layout.supervisor_socket.stat().st_ino
+            return os.stat(self._supervisor_at).st_ino
         except OSError:
             return 0
 
@@ -314,8 +316,13 @@ class Agent:
                 supervisor.start(name, wait=False)
 
     def _refresh_role(self) -> None:
+        """Four times a second for years: the file is read when it is another one."""
+        seen = _identity(self._role_file)
+        if seen is not None and seen == self._role_seen:
+            return
         role = read_role(self.layout)
         with self._lock:
+            self._role_seen = seen
             if role != self._role:
                 log.info("role: %s, epoch %d", role.role, role.epoch)
                 self._role, self._known, self._renewed_at = role, Known(), None
@@ -435,6 +442,15 @@ class Agent:
                 os._exit(1)
             if pause is not None:
                 self._stop.wait(pause)
+
+
+def _identity(path: str) -> tuple[int, int, int] | None:
+    """Differs when the file was replaced or written to; None: there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def main() -> int:

@@ -100,6 +100,11 @@ class Layout:
         return self.run / "litestream.sock"
 
     @property
+    def role_file(self) -> Path:
+        """What this host was last told to be."""
+        return self.state / "role.json"
+
+    @property
     def supervisor_socket(self) -> Path:
         return self.root / "run/supervisor.sock"
 
@@ -187,7 +192,7 @@ class RoleFile:
 
 def read_role(layout: Layout) -> RoleFile:
     """The role; "none" when it was never told, or the file is damaged: then it may serve nothing."""
-    data = read_json(layout.state / "role.json") or {}
+    data = read_json(layout.role_file) or {}
     role, epoch = data.get("role"), data.get("epoch")
     if role in ROLES and isinstance(epoch, int):
         return RoleFile(cast(Role, role), epoch, data.get("fenced") is True)
@@ -197,7 +202,7 @@ def read_role(layout: Layout) -> RoleFile:
 def write_role(layout: Layout, role: Role, epoch: int, *, fenced: bool = False) -> None:
     """Atomically, and on the disk before this returns: a role must survive a power cut."""
     note = {"role": role, "epoch": epoch, **({"fenced": True} if fenced else {})}
-    write_file(layout.state / "role.json", json.dumps(note), mode=0o644)
+    write_file(layout.role_file, json.dumps(note), mode=0o644)
 
 
 @dataclass(frozen=True)
