@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from lifeline import autopilot, failsafe, proc
@@ -82,7 +83,7 @@ class Agent:
         self._newest = Newest(vault, config.service.name)
         self._lock = threading.Lock()
         self._known = Known()
-        self._role_file, self._supervisor_at = str(self.layout.role_file), str(self.layout.supervisor_socket)
+        self._role_file, self._supervisor_at = self.layout.role_file, self.layout.supervisor_socket
         self._role_seen = _identity(self._role_file)
         self._role = read_role(self.layout)
         self._renewed_at: float | None = None
@@ -299,7 +300,7 @@ class Agent:
 
     def _supervisor_socket(self) -> int:
         try:
-            return os.stat(self._supervisor_at).st_ino
+            return self._supervisor_at.stat().st_ino
         except OSError:
             return 0
 
@@ -444,10 +445,10 @@ class Agent:
                 self._stop.wait(pause)
 
 
-def _identity(path: str) -> tuple[int, int, int] | None:
+def _identity(path: Path) -> tuple[int, int, int] | None:
     """Differs when the file was replaced or written to; None: there is none."""
     try:
-        found = os.stat(path)
+        found = path.stat()
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
