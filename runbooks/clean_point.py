@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lifeline.errors import DataBad, LifelineError, Refused
+from lifeline.errors import DataBad, LifelineError, Refused, Unproven
 from lifeline.runbook import Outcome
+from runbooks.promotion import FINALIZE_S
 from runbooks.restore import restore
 from runbooks.site import Site
 from runbooks.wanted import both_clocks
@@ -39,10 +40,29 @@ def before_corruption(
             hint="fab restore --from snapshot --at an earlier time; fab backups shows which there are",
         )
     if found["bad"] is None:
-        site.say("The newest point passes every check: there is no corruption to go back behind.\n  next: fab validate")
-        return None
+        if not _live_is_damaged(site, lease.holder):
+            return None
+        return restore(site, yes=yes, dry_run=dry_run, waive=waive, ask=ask)
     site.say(proposal(found))
     return restore(site, found["good"]["at"], yes=yes, dry_run=dry_run, waive=waive, ask=ask)
+
+
+def _live_is_damaged(site: Site, holder: str) -> bool:
+    """The vault's newest point is clean: what is wrong, if anything is, is wrong on the primary's disk alone."""
+    site.say("The newest point passes every check: there is no corruption to go back behind in the vault.")
+    try:
+        site.hosts[holder].verb("verify", timeout=FINALIZE_S)
+    except DataBad as error:
+        site.say(f"The live files on {holder} are damaged: {error.message}")
+        site.say("The vault's newest point isn't: to restore it undoes nothing that reached the vault.")
+        return True
+    except LifelineError as error:
+        raise Unproven(
+            f"the vault's newest point is clean, but the live files on {holder} couldn't be checked: {error.message}",
+            hint="fab validate; if they are damaged: fab restore",
+        ) from None
+    site.say(f"The live files on {holder} pass every check too.\n  next: fab validate")
+    return False
 
 
 def _where(site: Site, holder: str) -> str:

@@ -13,6 +13,7 @@ import pytest
 from lifeline.errors import BadInput, DataBad, LifelineError, Refused, StepFailed, Unavailable, Unproven
 from lifeline.model import DnsRef, SecondName
 from runbooks.backup import backup
+from runbooks.clean_point import before_corruption
 from runbooks.failover import failover
 from runbooks.reprotect import power_on, reprotect
 from runbooks.restore import restore
@@ -211,6 +212,27 @@ def test_restored_data_that_is_bad_is_not_served(world: World) -> None:
     with pytest.raises(DataBad):
         restore(world.process(), yes=True)
     assert world.actions["start-primary"] == 0
+
+
+def test_with_a_clean_vault_live_files_that_are_damaged_are_restored_from_its_newest_point(world: World) -> None:
+    world.rotten = DataBad("integrity: malformed page 7")
+    site = world.process()
+    before_corruption(site, yes=True)
+    assert list(world.actions) == RESTORE_LATEST
+    assert "malformed page 7" in said(site) and "undoes nothing that reached the vault" in said(site)
+
+
+def test_with_a_clean_vault_and_live_files_that_are_well_nothing_is_touched(world: World) -> None:
+    site = world.process()
+    assert before_corruption(site, yes=True) is None
+    assert not world.actions and "next: fab validate" in said(site)
+
+
+def test_with_a_clean_vault_and_live_files_that_nobody_could_check_it_says_so(world: World) -> None:
+    world.rotten = StepFailed("the host doesn't answer")
+    with pytest.raises(Unproven, match="couldn't be checked: the host doesn't answer"):
+        before_corruption(world.process(), yes=True)
+    assert not world.actions
 
 
 def test_reprotect_after_a_failover(world: World) -> None:

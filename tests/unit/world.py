@@ -149,6 +149,7 @@ class World:
     kept: dict[str, tuple[str, float]] = field(default_factory=dict)  # resolver → (address, until when by the clock)
     asked: list[str] = field(default_factory=list)  # every host that was spoken to
     bad_data: bool = False
+    rotten: LifelineError | None = None  # of the live files alone; a restore cures it
     books: dict[str, Any] | LifelineError = field(default_factory=AGREE.copy)  # what the compare verb answers
     fence_waived: bool = False
     as_in_the_backup: bool = False
@@ -449,6 +450,8 @@ class FakeRemote:
     def _verify(self, state: HostState, _: int) -> dict[str, Any]:
         if self._world.bad_data:
             raise DataBad("invariant broken: debits equal credits")
+        if self._world.rotten:
+            raise self._world.rotten
         return {"verdict": "PASS", "seconds": 0.1, "checks": [{"name": "integrity", "verdict": "PASS", "detail": ""}]}
 
     def _compare(self, state: HostState, _: int) -> dict[str, Any]:
@@ -534,9 +537,14 @@ class FakeRemote:
 
         def effect() -> None:
             state.live_epoch, state.finalized, state.restored = None, None, True
+            self._world.rotten = None
 
         self._world.act("restore", effect)
         return {"changed": True, "epoch": epoch, "databases": [{"name": "trades", "kept": "/old/trades.db"}]}
+
+    def _search_clean(self, state: HostState, epoch: int) -> dict[str, Any]:
+        """The vault's newest point passes."""
+        return {"tried": 1, "points": 9, "good": {"at": "2026-01-01T00:00:09Z"}, "bad": None, "lost": None}
 
     def _backup(self, state: HostState, _: int) -> dict[str, Any]:
         assert state.role == "primary"
