@@ -108,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     verb("start-standby", _start_standby, "follow an epoch", epoch=True)
     left = verb("forks", _forks, "what this host wrote as a former primary and the vault never got, row by row")
     left.add_argument("--settle", metavar="FOLDER", help="a person has dealt with that one: no alert any more")
+    verb("leave", _leave, "stop-service and release in one: a primary that goes in order", epoch=True)
     verb("release", _release, "give the lease of an epoch back, when nothing runs here any more", epoch=True)
     verb("withdraw", _withdraw, "promise the holder of that epoch nothing more (failsafe)", epoch=True)
     save = verb("backup", _backup, "a verified copy of everything, by restic")
@@ -285,6 +286,14 @@ def _start_standby(layout: Layout, arguments: argparse.Namespace) -> Answer:
     config = load_config(layout)
     with _changing(layout):
         return roles.start_standby(config, _supervisor(layout), arguments.epoch)
+
+
+def _leave(layout: Layout, arguments: argparse.Namespace) -> Answer:
+    from lifeline.host_stores import open_leases
+
+    config = load_config(layout)
+    with _changing(layout):
+        return roles.leave(config, _supervisor(layout), open_leases(config), arguments.epoch)
 
 
 def _release(layout: Layout, arguments: argparse.Namespace) -> Answer:

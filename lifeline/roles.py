@@ -19,7 +19,7 @@ from lifeline import continuation, copies, data, hooks, loopback, replica
 from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
 from lifeline.deadman import disarm
-from lifeline.errors import Refused, StepFailed, Unproven
+from lifeline.errors import LifelineError, Refused, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, read_data, read_role, write_data, write_file, write_role
 from lifeline.model import Lease
 from lifeline.progress import during
@@ -205,6 +205,21 @@ def release(config: Config, supervisor: Supervisor, leases: Leases, epoch: int) 
     return {"epoch": epoch, "released": True}
 
 
+def leave(config: Config, supervisor: Supervisor, leases: Leases, epoch: int) -> dict[str, Any]:
+    """`stop_service`, and at once `release`: the other host waits for both.
+
+    Nothing is stopped when the lease store doesn't answer. When it goes away in between, the answer says that the lease
+    wasn't given back: the data is in the vault, and `release` can be tried again.
+    """
+    leases.read()
+    answer = stop_service(config, supervisor)
+    try:
+        release(config, supervisor, leases, epoch)
+    except LifelineError as error:
+        return {**answer, "released": False, "says": error.message}
+    return {**answer, "released": True}
+
+
 def withdraw(config: Config, epoch: int) -> dict[str, Any]:
     """Promise the holder of that epoch nothing more; {"promised_s": what is left of the last promise}."""
     answer = ask_agent(config.layout.agent_socket, "POST", "/withdraw", body={"epoch": epoch})
@@ -307,7 +322,7 @@ def await_service(config: Config, supervisor: Supervisor, *, healthy: bool = Tru
             break
         time.sleep(POLL_S)
     raise StepFailed(
-        f"{service.name} does not answer 200 at its {service.health} on port {service.port}: {reason}",
+        f"{service.name} is not healthy: {service.health} on port {service.port} says {reason}",
         hint=f"read /var/log/supervisor/{service.name}.log on {config.name}",
     )
 

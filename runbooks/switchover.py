@@ -145,18 +145,22 @@ class Leaving:
 
     def stop(self) -> Evidence:
         try:
-            return self.site.hosts[self.host].verb("stop-service", timeout=STOP_S)
+            return self._leave()
         except Unproven as error:
             self.site.say(f"        {error.message}")
             return {"flushed": None, "says": error.message}
 
     def stop_or_stay(self) -> Evidence:
         try:
-            return self.site.hosts[self.host].verb("stop-service", timeout=STOP_S)
+            return self._leave()
         except Unproven as error:
             self._serve_again(error)
             says = f"{error.message}; so nothing was moved, and {self.host} serves again"
             raise StepFailed(says, hint="fab status; is the vault reachable from it?") from None
+
+    def _leave(self) -> Evidence:
+        """Its lease with it: the next step only has to give it back where that didn't succeed."""
+        return self.site.hosts[self.host].verb("leave", "--epoch", str(self.lease.epoch), timeout=STOP_S)
 
     def _serve_again(self, reason: LifelineError) -> None:
         try:

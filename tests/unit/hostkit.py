@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,12 @@ class FakeLeases:
         if self.error:
             raise self.error
         return self.lease
+
+    def release(self, holder: str, epoch: int) -> None:
+        if self.error:
+            raise self.error
+        if (self.lease.holder, self.lease.epoch) == (holder, epoch):
+            self.lease = replace(self.lease, ttl_s=0.0)
 
 
 @contextmanager

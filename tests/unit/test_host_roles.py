@@ -9,14 +9,26 @@ from typing import Any
 import pytest
 
 from lifeline import roles
-from lifeline.errors import Refused, StepFailed, Unproven
+from lifeline.errors import Refused, StepFailed, Unavailable, Unproven
 from lifeline.layout import DataFile, read_data, read_role, write_data, write_role
+from lifeline.model import Lease
 from lifeline.replica import Synced
 from lifeline.roles import Prefix, promotion_refusal
-from tests.unit.hostkit import FakeSupervisor, FakeVault, config
+from tests.unit.hostkit import FakeLeases, FakeSupervisor, FakeVault, config
 
 ME = "primary-newyork"
 EMPTY = Prefix(None, False, None)
+LEASE = Lease("genesis", ME, 1, 30.0, 5.0, 1, "operator:me", "run")
+
+
+class Leases(FakeLeases):
+    """Whose lease comes back only from a host on which nothing runs."""
+
+    watch: FakeSupervisor | None = None
+
+    def release(self, holder: str, epoch: int) -> None:
+        assert self.watch is None or not any(self.watch.running.values())
+        super().release(holder, epoch)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +139,50 @@ def test_stopping_brings_the_last_transactions_out_before_litestream_ends(
     assert (answer["changed"], answer["running"], answer["flushed"]) == (True, False, {"trades": 7})
     assert not any(supervisor.running.values())
     assert roles.stop_service(made, supervisor)["changed"] is False  # type: ignore[arg-type]
+
+
+def test_a_primary_that_leaves_has_stopped_before_it_gives_its_lease_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, supervisor = running_primary(tmp_path)
+    monkeypatch.setattr(roles, "_flush", lambda _: ({"trades": 7}, None))
+    leases = Leases(LEASE)
+    leases.watch = supervisor
+    answer = roles.leave(made, supervisor, leases, 1)  # type: ignore[arg-type]
+    assert (answer["released"], answer["flushed"]) == (True, {"trades": 7})
+    assert leases.lease.released and read_role(made.layout).role == "none"  # type: ignore[attr-defined]
+
+
+def test_without_the_lease_store_nothing_is_stopped(tmp_path: Path) -> None:
+    made, supervisor = running_primary(tmp_path)
+    leases = Leases(LEASE)
+    leases.error = Unavailable("no answer")
+    with pytest.raises(Unavailable):
+        roles.leave(made, supervisor, leases, 1)  # type: ignore[arg-type]
+    assert supervisor.running["genesis"] and read_role(made.layout).role == "primary"  # type: ignore[attr-defined]
+
+
+def test_a_lease_store_that_goes_away_meanwhile_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, supervisor = running_primary(tmp_path)
+    leases = Leases(LEASE)
+
+    def flush(_: object) -> tuple[dict[str, int], None]:
+        leases.error = Unavailable("no answer")
+        return {"trades": 7}, None
+
+    monkeypatch.setattr(roles, "_flush", flush)
+    answer = roles.leave(made, supervisor, leases, 1)  # type: ignore[arg-type]
+    assert answer["released"] is False and answer["flushed"] == {"trades": 7}
+    assert not any(supervisor.running.values())
+
+
+def test_what_is_not_proved_to_be_in_the_vault_keeps_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, supervisor = running_primary(tmp_path)
+    monkeypatch.setattr(roles, "_flush", lambda _: ({}, "the vault is down"))
+    leases = Leases(LEASE)
+    with pytest.raises(Unproven, match="the vault is down"):
+        roles.leave(made, supervisor, leases, 1)  # type: ignore[arg-type]
+    assert not leases.lease.released
 
 
 def test_a_stop_whose_last_transactions_are_not_proved_says_so_and_is_stopped(

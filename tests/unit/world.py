@@ -482,6 +482,9 @@ class FakeRemote:
         self._world.act("stop-service", effect)
         return {"changed": True, "running": False}
 
+    def _leave(self, state: HostState, epoch: int) -> dict[str, Any]:
+        return {**self._stop_service(state, 0), **self._release(state, epoch)}
+
     def _release(self, state: HostState, epoch: int) -> dict[str, Any]:
         assert state.role != "primary", "gave its lease back while it served"
         now = self._world.lease
