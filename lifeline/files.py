@@ -109,13 +109,16 @@ def take(files: Iterable[Noted], unpacked: Callable[[Noted], Path], target: Call
     """Move unpacked files to where `target` says, each held to its digest; what is to be put in place gets its owner
     and mode. DataBad for one that isn't what the backup noted.
 
-    A log grew while it was saved: only what was noted of it is held to. Returns those for which that isn't so, as they
-    were rotated at that moment.
+    A log grew while it was saved: only what was noted of it is held to. Returns those for which that isn't so, or which
+    aren't there under that name, as they were rotated at that moment.
     """
     rotated = []
     for file in files:
         found, to = unpacked(file), target(file)
         if not found.is_file():
+            if file.kind == "logs":
+                rotated.append(str(file.path))
+                continue
             raise DataBad(f"the backup lacks {file.path}", hint="fab backups: take another")
         if marker.noted(found, file.bytes if file.kind == "logs" else None)["sha256"] != file.sha256:
             if file.kind != "logs":

@@ -486,7 +486,7 @@ def _from_backup(config: Config, doors: Doors, backup: Backup, want: Want, place
         entry, remarks = sources.entry_of(config, (doors.vault, doors.offsite), saved)
         noted = files.noted(entry, want.files)
         rotated = files.take(noted, partial(sources.file_in, config, scratch), place.file)
-        remarks += [f"{path} was rotated while it was saved: not known whether it is whole" for path in rotated]
+        remarks += [f"{path} was rotated while it was saved: not known whether all of it is here" for path in rotated]
         size = copy.bytes + sum(file.bytes for file in noted)
         took = round(time.monotonic() - begun, 3)
         return replace(copy, files=tuple(noted), remarks=tuple(remarks), bytes=size, seconds=took)

@@ -125,6 +125,8 @@ def test_a_log_is_held_to_what_was_noted_of_it_and_never_put_in_place(host: Conf
     assert files.take(found, unpacked(backup), unpacked(to)) == []
     (backup / "var/log/genesis/audit.jsonl").write_text("rotated\n")
     assert files.take(found, unpacked(backup), unpacked(to)) == ["/var/log/genesis/audit.jsonl"]
+    # It had gone when restic came to it, and there was no new one yet.
+    assert files.take(found, unpacked(backup), unpacked(to)) == ["/var/log/genesis/audit.jsonl"]
 
 
 def test_the_service_stands_still_while_its_files_are_swapped_and_no_longer(
