@@ -5,6 +5,7 @@ The page is one file without scripts: it opens from a mail, on a phone and on pa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -72,6 +73,7 @@ def _runbook_step(line: Mapping[str, Any], command: str, fault_wall: float | Non
     return {
         **{name: line[name] for name in ("verdict", "seconds", "started", "evidence")},
         **{"name": line["step"], "of": command, "waiver": line.get("waiver")},
+        **{name: line.get(name) for name in ("journal", "line")},
         "at_s": None if fault_wall is None else round(started - fault_wall, 3),
     }
 
@@ -93,7 +95,7 @@ def write(folder: Path, document: Document) -> None:
     """Write both files into ``folder``, and point ``latest`` beside it here."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "report.html").write_text(html(document), encoding="utf-8")
+    (folder / "report.html").write_text(html(document, journals(folder, document)), encoding="utf-8")
     partial = folder.parent / f".latest-{os.getpid()}"
     partial.unlink(missing_ok=True)
     partial.symlink_to(folder.name)
@@ -142,8 +144,27 @@ def templates() -> Environment:
     )
 
 
-def html(document: Document) -> str:
-    """The page; every value is escaped."""
+def journals(folder: Path, document: Document) -> list[Document]:
+    """What the steps name of the journals in a drill's folder, word for word."""
+    names = dict.fromkeys(step["journal"] for step in document["steps"] if step.get("journal"))
+    return [_journal(name, (folder / name).read_bytes()) for name in names if (folder / name).is_file()]
+
+
+def _journal(name: str, content: bytes) -> Document:
+    """``sha256``: by which the chain of evidence knows it."""
+    lines = []
+    for number, text in enumerate(content.decode(errors="replace").removesuffix("\n").split("\n"), 1):
+        try:
+            line = json.loads(text)
+            told = {key: line[key] for key in ("step", "verdict", "started")}
+        except (ValueError, KeyError, TypeError):  # torn by a kill
+            told = {"step": "", "verdict": "UNKNOWN", "started": ""}
+        lines.append({**told, "id": f"{name}:{number}", "number": number, "text": text})
+    return {"name": name, "sha256": hashlib.sha256(content).hexdigest(), "lines": lines}
+
+
+def html(document: Document, kept: Sequence[Document] = ()) -> str:
+    """The page; every value is escaped.  ``kept``: the journals; each step leads to the line that proves it."""
     environment = templates()
     environment.filters.update(seconds=seconds, pretty=_pretty, evidence=_evidence)
     last = max((step["at_s"] + step["seconds"] for step in _recovery(document)), default=0.0)
@@ -155,6 +176,8 @@ def html(document: Document) -> str:
         recovery=[_bar(step, max(last, document["rto"]["measured_s"] or 0.0)) for step in _recovery(document)],
         span=max(last, document["rto"]["measured_s"] or 0.0),
         objectives=objectives.html_table(judged) if (judged := _objectives(document)) else "",
+        journals=kept,
+        lines={line["id"]: line for journal in kept for line in journal["lines"]},
     )
 
 

@@ -23,7 +23,7 @@ from lab.scenarios.criteria import Recovery
 from lifeline import inventory as inventories
 from lifeline.errors import LifelineError, StepFailed, Unavailable
 from lifeline.hosts import local
-from lifeline.journal import RUN_FINISHED, RUN_STARTED, read_lines
+from lifeline.journal import RUN_FINISHED, RUN_STARTED, numbered
 from lifeline.model import Inventory
 from lifeline.service import Service
 
@@ -118,12 +118,17 @@ class Stage:
         return typist
 
     def outcome(self, command: Command | Typist, since: float) -> tuple[Recovery, list[dict[str, Any]]]:
-        """How a runbook that was typed went, by its journals of after ``since`` (wall time); and their steps."""
+        """How a runbook that was typed went, by its journals of after ``since`` (wall time); and their steps, each with
+        the "journal" in the drill's folder and the "line" of it that it is."""
         folder = inventories.folder(self.root, STACK) / "journal"
         journals = sorted(path for path in folder.glob("*.jsonl") if path.stat().st_mtime >= since)
-        lines = [line for path in journals for line in read_lines(path)]
+        lines = []
         for path in journals:
-            shutil.copy(path, self.folder / (path.name if len(journals) > 1 else "journal.jsonl"))
+            name = path.name if len(journals) > 1 else "journal.jsonl"
+            shutil.copy(path, self.folder / name)
+            lines += [
+                {**line, "journal": name, "line": number} for number, line in numbered(self.folder / name).items()
+            ]
         lines = [line for line in lines if line["step"] not in (RUN_STARTED, RUN_FINISHED)]
         wrong = [line for line in lines if line["verdict"] in ("FAIL", "UNKNOWN")]
         recovery = Recovery(

@@ -6,6 +6,7 @@ A line holds run_id, step, verdict, started (UTC), seconds, evidence and waiver.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -115,16 +116,19 @@ class Journal:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a journal; a last line torn by a kill is left out."""
-    lines = []
+    return list(numbered(path).values())
+
+
+def numbered(path: Path) -> dict[int, dict[str, Any]]:
+    """The same by their numbers in the file, from 1."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return []
-    for line in text.splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
+        return {}
+    lines = {}
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also break at what JSON leaves in a string
+        with contextlib.suppress(ValueError):
+            lines[number] = json.loads(line)
     return lines
 
 

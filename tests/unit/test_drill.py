@@ -6,14 +6,15 @@ import json
 import os
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from lab import drill as drills
-from lab import scenarios, stage
+from lab import report, scenarios, stage
 from lab.conduct import Command, Record, everything, pulumi_progress
 from lab.drill import Drill, Fault, Options
 from lab.outsiders import Client
@@ -21,7 +22,9 @@ from lab.rehearsal import Held, table
 from lab.scenarios import Situation, criteria
 from lab.scenarios.criteria import Facts, Recovery
 from lab.stage import Stage
+from lifeline import inventory as inventories
 from lifeline.errors import BadInput, StepFailed, Unproven
+from lifeline.journal import RUN_STARTED, Journal
 from lifeline.ledger import Acknowledged, Survivor, judge
 from lifeline.model import Targets, Verdict
 from lifeline.objectives import OBJECTIVES
@@ -224,6 +227,25 @@ def test_the_operator_stops_typing_when_a_command_failed(tmp_path: Path) -> None
     typist.wait(30)
     assert (typist.code, (tmp_path / "never").exists()) == (1, False)
     assert typist.log.name == "recovery-2.log" and "touch" in str(typist)
+
+
+def test_each_step_of_the_command_knows_its_line_in_the_journal_that_is_kept(tmp_path: Path) -> None:
+    """A line that a kill tore counts as a line, and so does one whose text holds a line separator of Unicode's."""
+    bench, then = Stage(tmp_path, "x", 1.0), datetime(2026, 1, 1, tzinfo=UTC)
+    bench.folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(inventories.folder(tmp_path, stage.STACK) / "journal" / "run-1.jsonl", "run-1")
+    for step in (RUN_STARTED, "the lease is ours", "data is final"):
+        journal.write(step, Verdict.PASS, then, 1.0, {"says": "a\u2028b"})
+    journal.path.write_text(journal.path.read_text() + "{torn\n")
+    journal.write("data is verified", Verdict.PASS, then, 1.0, {})
+    command = cast("Command", SimpleNamespace(code=0, seconds=3.0))
+    recovery, lines = bench.outcome(command, 0.0)
+    assert recovery.steps == 3
+    assert [(one["journal"], one["line"]) for one in lines] == [("journal.jsonl", number) for number in (2, 3, 5)]
+    kept = (bench.folder / "journal.jsonl").read_text().split("\n")
+    assert all(json.loads(kept[one["line"] - 1])["step"] == one["step"] for one in lines)
+    shown = report._runbook_step(lines[0], "fab failover", None)
+    assert (shown["journal"], shown["line"]) == ("journal.jsonl", 2)
 
 
 # -- the whole, with everything that costs root replaced

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+from markupsafe import escape
 
 from lab import report
 from lab.chart import Mark, writes_chart
+from lifeline.journal import RUN_STARTED, Journal
+from lifeline.model import Verdict
 from lifeline.objectives import judge_all
 
 EVIL = '<script>alert("x")</script>'
+THEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -67,6 +74,72 @@ def test_the_page_holds_it_against_the_procedures_rows() -> None:
 def test_the_page_needs_nothing_but_itself() -> None:
     page = report.html(document())
     assert not re.search(r"<script|<link|@import|src=|https?://(?!www\.w3\.org)", page)
+
+
+def journal(folder: Path, *steps: str, name: str = "journal.jsonl") -> Path:
+    """A run's, as it is kept beside the report."""
+    kept = Journal(folder / name, "run-1")
+    kept.write(RUN_STARTED, Verdict.PASS, THEN, 0.0, {})
+    for step in steps:
+        kept.write(step, Verdict.PASS, THEN, 1.5, {"says": f"seen: {step}", "odd": "a\u2028b"})
+    return kept.path
+
+
+def proved(**place: Any) -> dict[str, Any]:
+    found = document()
+    found["steps"][1] |= place
+    return found
+
+
+def anchors(page: str) -> tuple[set[str], list[str]]:
+    """(the ids there are, the places that links lead to)."""
+    return set(re.findall(r' id="([^"]+)"', page)), [unquote(link) for link in re.findall(r'href="#([^"]+)"', page)]
+
+
+def test_a_step_leads_to_the_line_of_the_journal_that_proves_it(tmp_path: Path) -> None:
+    path = journal(tmp_path, "the lease is ours", "old primary is fenced")
+    report.write(tmp_path, proved(journal="journal.jsonl", line=3))
+    page = (tmp_path / "report.html").read_text()
+    ids, links = anchors(page)
+    assert ids == {f"journal.jsonl:{number}" for number in (1, 2, 3)} and links == ["journal.jsonl:3"]
+    row = page.partition('id="journal.jsonl:3"')[2].partition("</tr>")[0]
+    third = path.read_text().split("\n")[2]
+    assert "old primary is fenced" in row and escape(third) in row  # word for word
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in page
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {},  # a report from before that
+        {"journal": None, "line": None},
+        {"journal": "journal.jsonl", "line": 2},  # another step's
+        {"journal": "journal.jsonl", "line": 9},
+        {"journal": "gone.jsonl", "line": 3},
+    ],
+)
+def test_no_line_is_shown_that_does_not_prove_the_step(place: dict[str, Any], tmp_path: Path) -> None:
+    journal(tmp_path, "the lease is ours", "old primary is fenced")
+    report.write(tmp_path, proved(**place))
+    assert not anchors((tmp_path / "report.html").read_text())[1]
+
+
+def test_a_journal_that_a_kill_tore_is_shown_as_it_is(tmp_path: Path) -> None:
+    path = journal(tmp_path, EVIL)
+    path.write_text(path.read_text() + '{"run_id": "<script>')
+    report.write(tmp_path, proved(journal="journal.jsonl", line=3))
+    page = (tmp_path / "report.html").read_text()
+    assert len(anchors(page)[0]) == 3 and "{&#34;run_id&#34;: &#34;&lt;script&gt;" in page and "<script" not in page
+
+
+def test_several_commands_journals_are_all_there(tmp_path: Path) -> None:
+    found = proved(journal="a.jsonl", line=2)
+    found["steps"].append({**found["steps"][1], "journal": "b.jsonl"})
+    for name in ("a.jsonl", "b.jsonl"):
+        journal(tmp_path, "old primary is fenced", name=name)
+    report.write(tmp_path, found)
+    ids, links = anchors((tmp_path / "report.html").read_text())
+    assert links == ["a.jsonl:2", "b.jsonl:2"] and set(links) < ids
 
 
 def test_everything_from_outside_is_escaped() -> None:
