@@ -17,7 +17,7 @@ import pytest
 
 from lab import scenarios
 from lifeline import autopilot, duties, escalation, schedule
-from lifeline.errors import LifelineError
+from lifeline.errors import LifelineError, Refused
 from lifeline.objectives import OBJECTIVES, Objective, length
 from runbooks.failback import failback
 from runbooks.failover import failover
@@ -282,6 +282,17 @@ def test_whatever_wakes_somebody_is_in_the_index() -> None:
     assert not lost, f"docs/runbooks/README.md doesn't say where to go with {lost}"
     paging = {name for name in alerts() if name.startswith(escalation.PAGES)}
     assert paging <= set(named), f"not in the index: {sorted(paging - set(named))}"
+
+
+def test_a_failover_again_is_the_way_back_unless_its_target_is_named(tmp_path: Path) -> None:
+    """As the pages say under "When it stops"."""
+    world = World(tmp_path)
+    failover(world.process(), yes=True)
+    reprotect(world.process(), yes=True)
+    failover(site := world.process(), dry_run=True)
+    assert isinstance(site.out, io.StringIO) and f"{OLD} takes over" in site.out.getvalue()
+    with pytest.raises(Refused, match=f"{NEW} is primary already"):
+        failover(world.process(), NEW, yes=True)
 
 
 def test_the_code_raises_what_it_is_known_to_raise() -> None:
