@@ -9,6 +9,7 @@ from typing import Any
 import pulumi
 import pulumi_digitalocean as digitalocean
 
+from infra import adopt
 from infra.config import ConfigError, StackConfig, parse
 from infra.front_door import FrontDoor
 from infra.inventory import inventory
@@ -30,6 +31,8 @@ def main() -> None:
     except ConfigError as error:
         # RunError is shown without a traceback: the message is for the person at the keyboard.
         raise pulumi.RunError(str(error)) from None
+    if found := adopt.standing(os.environ):
+        pulumi.runtime.register_stack_transformation(adopt.taking_over(found))
     pulumi.export("inventory", declare(config, port, where))
 
 

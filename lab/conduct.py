@@ -167,22 +167,6 @@ def everything(line: str) -> str | None:
     return line or None
 
 
-def pulumi_progress() -> Show:
-    """Show a running count of resources instead of a screenful: every tenth, and whatever went wrong."""
-    counted = 0
-
-    def show(line: str) -> str | None:
-        nonlocal counted
-        if "error" in line.lower():
-            return line
-        if line.rstrip().endswith(("created", "updated", "replaced", "deleted")) or " created (" in line:
-            counted += 1
-            return f"{counted} resources …" if counted % 10 == 0 else None
-        return line.strip() if line.strip().startswith("Duration") else None
-
-    return show
-
-
 def say(text: str) -> None:
     """To the screen, at once; a terminal that went away must not end a drill."""
     try:

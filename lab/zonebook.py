@@ -15,6 +15,7 @@ NAMESPACE = "https://route53.amazonaws.com/doc/2013-04-01/"
 # What the lab's Route 53 can do: Pulumi's provider and its stand-in need no more.
 _ACTIONS = (
     ("POST", r"/hostedzone", "CreateHostedZone"),
+    ("GET", r"/hostedzonesbyname", "ListHostedZonesByName"),
     ("GET", r"/hostedzone/[^/]+", "GetHostedZone"),
     ("POST", r"/hostedzone/[^/]+", "UpdateHostedZoneComment"),
     ("DELETE", r"/hostedzone/[^/]+", "DeleteHostedZone"),

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lifeline.errors import Unavailable
+from lifeline.standing import listed
 
 PORT = "1"  # tcpmux: nothing listens there
 NOBODY = "192.0.2.1/32"  # an address for documents, routed nowhere
-PER_PAGE = 200
 Call = Callable[..., Any]
 Doc = Mapping[str, Any]
 
@@ -125,10 +125,4 @@ def _droplet(call: Call, droplet_id: str) -> Doc | None:
 
 
 def _firewalls(call: Call) -> list[Doc]:
-    found: list[Doc] = []
-    while True:
-        page = str(len(found) // PER_PAGE + 1)
-        got = call("GET", "/v2/firewalls", params={"per_page": str(PER_PAGE), "page": page})["firewalls"]
-        found += got
-        if len(got) < PER_PAGE:
-            return found
+    return listed(call, "/v2/firewalls", "firewalls")

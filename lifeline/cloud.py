@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from lifeline import closing
+from lifeline import closing, standing
 from lifeline.errors import BadConfig, Refused, Unavailable
 from lifeline.model import Record
+from lifeline.standing import Address, Standing
 
 if TYPE_CHECKING:
     import httpx
@@ -61,6 +62,8 @@ class Cloud(Protocol):
     def close(self, droplet_id: str, host: str) -> None: ...
     def reopen(self, droplet_id: str, host: str) -> bool: ...
     def has_closing(self, host: str) -> bool: ...
+    def standing(self) -> Standing: ...
+    def addresses(self, domain: str) -> list[Address]: ...
 
 
 class DigitalOcean:
@@ -162,6 +165,14 @@ class DigitalOcean:
         """Did a fence close its firewall, or begin to?"""
         return closing.present(self._call, host)
 
+    def standing(self) -> Standing:
+        """What there is that a Pulumi state may know of, as it is imported."""
+        return standing.in_account(self._call)
+
+    def addresses(self, domain: str) -> list[Address]:
+        """The domain's A records; none where there is no such domain."""
+        return standing.addresses(self._call, domain)
+
     def _record(self, record: Record) -> dict[str, Any]:
         """By id; by name when the id is gone (someone made the record anew)."""
         answer = self._call("GET", f"/v2/domains/{record.domain}/records/{record.id}", absent=True)
@@ -222,6 +233,8 @@ class ReadOnly:
         self.uptime = cloud.uptime
         self.not_closed = cloud.not_closed
         self.has_closing = cloud.has_closing
+        self.standing = cloud.standing
+        self.addresses = cloud.addresses
 
     def power_off(self, droplet_id: str) -> None:
         raise _dry("power off a droplet")

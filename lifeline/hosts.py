@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import threading
 import time
@@ -39,6 +40,7 @@ Hear = Callable[[str, str], None]
 
 CONNECT_S = 3.0
 KEEPALIVE_S = 5
+END_S = 60.0  # for a program here that was told to stop, and ends in order
 HOST_TOOL = "/opt/lifeline/current/bin/lifeline-host"
 _BY_CODE: Mapping[int, type[LifelineError]] = {
     kind.exit_code: kind
@@ -243,12 +245,55 @@ def local(
             list(argv), input=input, capture_output=True, timeout=timeout, env=env, cwd=cwd, check=False
         )
     except FileNotFoundError as error:
-        raise Unavailable(
-            f"{argv[0]} is not installed here", hint=f'put {argv[0]} on PATH; for the lab: eval "$(fab lab.env)"'
-        ) from error
+        raise _not_here(argv[0]) from error
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"{argv[0]} did not finish within {timeout:g} s") from error
     return Result(tuple(argv), done.returncode, done.stdout, done.stderr)
+
+
+def watched(
+    argv: Sequence[str],
+    hear: Callable[[str], None],
+    *,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Result:
+    """As ``local``, each line of stdout and stderr told as it comes.  Ctrl-C, and the deadline, let it end in order."""
+    try:
+        process = subprocess.Popen(
+            list(argv), env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    except FileNotFoundError as error:
+        raise _not_here(argv[0]) from error
+    assert process.stdout is not None
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        process.send_signal(signal.SIGINT)
+
+    timer = threading.Timer(timeout, stop)
+    timer.start()
+    said = b""
+    try:
+        for line in process.stdout:
+            said += line
+            hear(line.decode(errors="replace").rstrip())
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait(END_S)  # the terminal told it too
+        raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise Unavailable(f"{argv[0]} did not finish within {timeout:g} s")
+    return Result(tuple(argv), code, said, b"")
+
+
+def _not_here(program: str) -> Unavailable:
+    hint = f'put {program} on PATH; for the lab: eval "$(fab lab.env)"'
+    return Unavailable(f"{program} is not installed here", hint=hint)
 
 
 def read_answer(host: str, verb: str, result: Result) -> dict[str, Any]:

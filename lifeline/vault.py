@@ -50,7 +50,7 @@ def open_store(
     read_s: float = 20.0,
     attempts: int = 3,
     direct: bool = False,
-) -> Store:
+) -> S3Store:
     """The bucket, as the holder of ``key``. Does no I/O yet.
 
     A call gives up after ``attempts`` times (connect_s + read_s) seconds; conditional writes are tried once, as a retry
@@ -124,6 +124,15 @@ class S3Store:
     @property
     def where(self) -> str:
         return f"bucket {self._ref.bucket} at {self._ref.endpoint or f'AWS S3 {self._ref.region}'}"
+
+    def exists(self) -> bool:
+        """Is there such a bucket at all?"""
+        try:
+            with self._errors("look for it", ""):
+                self._client.head_bucket(Bucket=self._ref.bucket)
+        except Missing:
+            return False
+        return True
 
     def get(self, key: str) -> Object:
         with self._errors("read", key):

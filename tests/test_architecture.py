@@ -37,8 +37,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "fabric": ("lifeline.hosts", "fabfile"),  # the fabfile takes its @task from there, and nothing else
     "invoke": ("lifeline.hosts", "fabfile"),
     "paramiko": ("lifeline.hosts",),
-    "boto3": ("lifeline.vault", "lab"),
-    "botocore": ("lifeline.vault", "lab"),
+    "boto3": ("lifeline.vault", "lifeline.accounts", "lab"),
+    "botocore": ("lifeline.vault", "lifeline.accounts", "lab"),
     "fastapi": ("lab",),
     "moto": ("lab",),
     # An opener reads every certificate of the system: what a host asks of itself goes through lifeline.loopback.

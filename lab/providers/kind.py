@@ -65,6 +65,10 @@ class Kind(ABC):
         A failure here leaves the resource in the state, marked.
         """
 
+    def imported(self, identity: str) -> tuple[str, Values]:
+        """(id, what `read` needs beside it) of what somebody wants to import under this name."""
+        return identity, {}
+
     @abstractmethod
     def read(self, identity: str, state: Values) -> Live | None:
         """What exists now; None when it doesn't. `state`: the last known outputs, {} on import."""

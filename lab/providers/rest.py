@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -121,6 +122,14 @@ class Rest(Kind):
         self.computed = (*spec.computed, *spec.once)
         self.autonamed = spec.autonamed
 
+    def imported(self, identity: str) -> tuple[str, Values]:
+        """`PARENT,ID` of what lives under another resource, as the real provider wants it."""
+        parents = re.findall(r"\{(\w+)\}", self.spec.path)
+        *given, own = identity.split(",", len(parents))
+        if len(given) != len(parents):
+            raise ProviderError(f"{self.token}: {identity!r} is not {','.join([*parents, 'id'])}")
+        return own, dict(zip(parents, given, strict=True))
+
     def create(self, inputs: Values) -> Created:
         answer = self._item(self.api.post(self._collection(inputs), self.body(inputs)))
         return Created(str(answer[self.spec.id_key]), {out: answer.get(key) for out, key in self.spec.once.items()})
@@ -144,9 +153,10 @@ class Rest(Kind):
 
     def live(self, item: Values, state: Values) -> Live:
         """The API's object as properties. `once` values stay None: the state keeps them."""
+        parents = {p.name: state[p.name] for p in self.props if not p.api and p.required and p.name in state}
         inputs = {
             p.name: p.from_api(item[p.api]) for p in self.props if p.api and p.reads and item.get(p.api) is not None
-        }
+        } | parents
         computed = {name: pick({**state, **item}) for name, pick in self.spec.computed.items()}
         return Live(inputs, {**computed, **dict.fromkeys(self.spec.once)})
 

@@ -142,6 +142,10 @@ class Record(_Route53):
     )
     computed = ("fqdn",)
 
+    def imported(self, identity: str) -> tuple[str, Values]:
+        zone, name, kind, *sets = identity.split("_", 3)
+        return identity, {"zoneId": zone, "name": name, "type": kind, "setIdentifier": sets[0] if sets else None}
+
     def create(self, inputs: Values) -> Created:
         self._change("CREATE", inputs["zoneId"], _to_api(inputs))
         parts = (inputs["zoneId"], inputs["name"], inputs["type"], inputs.get("setIdentifier"))

@@ -123,15 +123,18 @@ class StandIn(provider_pb2_grpc.ResourceProviderServicer):
 
     def Read(self, request: provider_pb2.ReadRequest, context: ServicerContext) -> provider_pb2.ReadResponse:
         kind, state, recorded = self._kind(request.urn, context), decode(request.properties), decode(request.inputs)
+        identity = request.id
+        if not state:
+            identity, state = kind.imported(identity)
         try:
-            live = kind.read(request.id, state)
+            live = kind.read(identity, state)
         except ProviderError as error:
             _abort(context, str(error))
         if live is None:
             return provider_pb2.ReadResponse(id="")  # the engine takes it out of the state
         inputs = lifecycle.inputs_now(kind, recorded, live)
         outputs = lifecycle.outputs_now(inputs, live, state)
-        return provider_pb2.ReadResponse(id=request.id, inputs=encode(inputs), properties=encode(outputs))
+        return provider_pb2.ReadResponse(id=identity, inputs=encode(inputs), properties=encode(outputs))
 
     def Update(self, request: provider_pb2.UpdateRequest, context: ServicerContext) -> provider_pb2.UpdateResponse:
         kind, state, new = self._kind(request.urn, context), decode(request.olds), decode(request.news)

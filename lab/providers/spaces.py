@@ -70,6 +70,11 @@ class SpacesBucket(Kind):
     def __init__(self, store: SpacesStore) -> None:
         self._store = store
 
+    def imported(self, identity: str) -> tuple[str, Values]:
+        """`REGION,NAME`, as the real provider wants it."""
+        region, _, name = identity.rpartition(",")
+        return name, {"region": region or DEFAULT_REGION}
+
     def create(self, inputs: Values) -> Created:
         name, client = inputs["name"], self._client(inputs)
         acl: Any = inputs.get("acl", "private")

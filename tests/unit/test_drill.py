@@ -15,7 +15,7 @@ import pytest
 
 from lab import drill as drills
 from lab import report, scenarios, stage
-from lab.conduct import Command, Record, everything, pulumi_progress
+from lab.conduct import Command, Record, everything
 from lab.drill import Drill, Fault, Options
 from lab.outsiders import Client
 from lab.rehearsal import Held, table
@@ -28,6 +28,7 @@ from lifeline.journal import RUN_STARTED, Journal
 from lifeline.ledger import Acknowledged, Survivor, judge
 from lifeline.model import Targets, Verdict
 from lifeline.objectives import OBJECTIVES
+from runbooks import infrastructure
 
 TARGETS = Targets(600, 1800, 0, 60)
 KEPT = judge([Acknowledged("a", 1.0)], [Survivor("a")], fault_at=2.0, outside=[Survivor("a")])
@@ -147,7 +148,7 @@ def test_a_command_that_does_not_end_is_ended(tmp_path: Path) -> None:
 
 
 def test_pulumi_is_shown_as_a_count_and_its_errors_in_full() -> None:
-    show = pulumi_progress()
+    show = infrastructure.progress()
     lines = [show(f" +  digitalocean:index:Thing t{n} created (0.1s)") for n in range(25)]
     assert [line for line in lines if line] == ["10 resources …", "20 resources …"]
     assert show("error: it is full") == "error: it is full"
