@@ -156,6 +156,17 @@ def mode(_: Context, name: str) -> None:
         run(site, name)
 
 
+@verb(help=TASK, repeatable=["waive"])
+def rebuild(_: Context, yes: bool = False, dry_run: bool = False, waive: Any = None) -> None:
+    """Both hosts are gone, Pulumi's state perhaps too: the site anew, around its vault. Run it again to resume."""
+    from runbooks.doors import clouds_of, open_remains, site_of
+    from runbooks.rebuild import rebuild as run
+
+    with open_remains(read_only=dry_run) as site:
+        anew = functools.partial(site_of, site.root)
+        run(site, clouds_of(site), anew, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
+
+
 @verb(help={"dry_run": TASK["dry_run"], "yes": TASK["yes"]})
 def reprotect(_: Context, yes: bool = False, dry_run: bool = False) -> None:
     """After a failover: power the other host on and make it a standby again."""
@@ -463,7 +474,7 @@ lab.add_task(down)
 lab.add_task(env)
 lab.add_task(lab_status, name="status")
 
-in_an_incident = (failover, switchover, failback, reprotect, restore, dns, validate, status, forks, incident)
+in_an_incident = (failover, switchover, failback, reprotect, rebuild, restore, dns, validate, status, forks, incident)
 automatic = (pause, resume, mode)
 in_quiet_times = (backup, backups, verify, prune, inventory, provision, drill, evidence)
 namespace = Collection(*in_an_incident, *automatic, *in_quiet_times, lab)

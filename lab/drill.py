@@ -30,7 +30,6 @@ from lifeline.ledger import Event, acknowledged, first_round_trip, judge, longes
 from lifeline.model import Targets, Verdict
 from lifeline.objectives import OBJECTIVES
 
-RECOVER_S = 300.0
 # When the operator's command failed, this long beyond the TTL clients may still prove that writes flow.
 GRACE_S = 15.0
 MIN_TTL_S = 10
@@ -113,11 +112,11 @@ class Drill:
     def _recover(self, situation: Situation) -> None:
         assert self.fault and self.stage.client and self.stage.inventory
         client, fault, recovery = self.stage.client, self.fault, self.recovery
-        give_up = fault.began + RECOVER_S
+        give_up = fault.began + self.scenario.within_s
         if self.scenario.settled is not None:
             with self.record.step("it is over") as step:
-                if not poll(lambda: self.scenario.settled(situation), RECOVER_S):  # type: ignore[misc]
-                    raise StepFailed(f"it isn't over after {RECOVER_S:.0f} s", hint=f"less {client.log}")
+                if not poll(lambda: self.scenario.settled(situation), self.scenario.within_s):  # type: ignore[misc]
+                    raise StepFailed(f"it isn't over after {self.scenario.within_s:.0f} s", hint=f"less {client.log}")
                 step.evidence.update(after_s=round(time.monotonic() - fault.began, 3))
         else:
             self._await_write(give_up)

@@ -76,6 +76,17 @@ class Stage:
             self.command("fab-provision", ["fab", "provision"], everything).check(PROVISION_S)
         return self.inventory
 
+    def renew(self) -> None:
+        """The hosts are others than they were and know what those knew: the exchange's books go with them."""
+        self.inventory = inventories.from_cache(self.root, STACK).inventory
+        books = self._books(self.inventory)
+        if self.exchange is None or books == self.exchange.data:
+            return
+        self.exchange.stop()
+        for path in books.parent.glob(f"{self.exchange.data.name}*"):
+            path.rename(books.parent / path.name.replace(self.exchange.data.name, books.name))
+        self.exchange.data = books
+
     @staticmethod
     def _books(inventory: Inventory) -> Path:
         """The exchange's books go with the pair that trades there: it remembers, and so does the exchange."""

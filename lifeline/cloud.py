@@ -62,8 +62,6 @@ class Cloud(Protocol):
     def close(self, droplet_id: str, host: str) -> None: ...
     def reopen(self, droplet_id: str, host: str) -> bool: ...
     def has_closing(self, host: str) -> bool: ...
-    def standing(self) -> Standing: ...
-    def addresses(self, domain: str) -> list[Address]: ...
 
 
 class DigitalOcean:
@@ -233,8 +231,6 @@ class ReadOnly:
         self.uptime = cloud.uptime
         self.not_closed = cloud.not_closed
         self.has_closing = cloud.has_closing
-        self.standing = cloud.standing
-        self.addresses = cloud.addresses
 
     def power_off(self, droplet_id: str) -> None:
         raise _dry("power off a droplet")

@@ -122,6 +122,15 @@ class Leases:
                     raise error
         raise self._hopeless("taken")
 
+    def begin_after(self, claim: Claim, epoch: int) -> LeaseView:
+        """Where the lease was lost with its bucket: a released one of the last epoch there was, for the next to be a
+        new one. One that is there stays."""
+        last = replace(next_lease(LeaseView(), claim), epoch=epoch, ttl_s=0.0)
+        try:
+            return LeaseView(last, self._write(last, LeaseView()))
+        except Conflict:
+            return self.read()
+
     def depose(self, claim: Claim, *, over: int | None = None) -> LeaseView:
         """The operator's take-over from a holder. The service starts only behind a proved fence."""
         return self.take(claim, over=over)

@@ -24,7 +24,7 @@ from botocore.utils import parse_timestamp
 
 from lifeline.errors import BadConfig, Unavailable
 from lifeline.model import Key, StoreRef
-from lifeline.store import PAGE, Conflict, Denied, Info, Missing, Object, Progress, Store, Version
+from lifeline.store import PAGE, Conflict, Denied, Info, Missing, Object, Progress, Version
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

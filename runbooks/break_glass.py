@@ -35,6 +35,24 @@ def renew(*, from_vault: bool = False, from_offsite: bool = False, from_host: st
     return loaded
 
 
+def remaining(root: Path, stack: str) -> Loaded:
+    """What is left of an inventory when hosts and state may be gone: the sealed copy of whichever vault is named, the
+    vault's before the off-site one's; else the cache, or Pulumi's."""
+    problems: list[str] = []
+    for variable, where, keys in (
+        ("LIFELINE_VAULT_BUCKET", _vault, "SPACES"),
+        ("LIFELINE_OFFSITE_BUCKET", _offsite, "AWS"),
+    ):
+        if os.environ.get(variable):
+            try:
+                return _sealed(stack, where(), keys)
+            except Unavailable as error:
+                problems.append(error.message)
+    if not problems:
+        return inventories.load(root, stack)
+    raise Unavailable(f"no inventory is left: {'; '.join(problems)}", hint="fab inventory --from-host ADDRESS")
+
+
 def _vault() -> StoreRef:
     bucket, endpoint = os.environ.get("LIFELINE_VAULT_BUCKET"), os.environ.get("LIFELINE_VAULT_ENDPOINT")
     if not bucket or not endpoint:

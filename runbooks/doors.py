@@ -23,6 +23,7 @@ from runbooks.site import Site
 if TYPE_CHECKING:
     from lifeline.lease import Claim, Leases
     from lifeline.store import Store
+    from runbooks.infrastructure import Pulumi
 
 
 def open_site(*, fresh: bool = False, read_only: bool = False, with_cloud: bool = True) -> Site:
@@ -31,6 +32,21 @@ def open_site(*, fresh: bool = False, read_only: bool = False, with_cloud: bool 
     root = inventories.project_root()
     loaded = inventories.load(root, inventories.stack_name(root), fresh=fresh)
     return site_of(root, loaded, read_only=read_only, with_cloud=with_cloud)
+
+
+def open_remains(*, read_only: bool = False) -> Site:
+    """The site of LIFELINE_STACK when hosts, state and cache may be gone: over what is left of its inventory."""
+    from runbooks.break_glass import remaining
+
+    root = inventories.project_root()
+    return site_of(root, remaining(root, inventories.stack_name(root)), read_only=read_only)
+
+
+def clouds_of(site: Site) -> Pulumi:
+    """What a rebuild makes a site's infrastructure with."""
+    from runbooks.infrastructure import Pulumi
+
+    return Pulumi(site.root, site.inventory, DigitalOcean.from_environment(site.inventory.cloud_api))
 
 
 def site_of(root: Path, loaded: inventories.Loaded, *, read_only: bool = False, with_cloud: bool = True) -> Site:
@@ -96,6 +112,13 @@ class LeaseDoor:
         taken = self.leases.depose(self.claim(holder, run_id), over=over.epoch).lease
         assert taken is not None
         return taken
+
+    def begin_after(self, holder: str, epoch: int, run_id: str) -> Lease:
+        if self._read_only:
+            raise Refused("a dry run may not write to the lease")
+        begun = self.leases.begin_after(self.claim(holder, run_id), epoch).lease
+        assert begun is not None
+        return begun
 
     def set_mode(self, mode: Mode | None) -> Lease:
         if self._read_only:

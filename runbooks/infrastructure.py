@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lifeline import inventory as inventories
-from lifeline.cloud import Cloud
-from lifeline.errors import StepFailed, Unavailable
+from lifeline import points
+from lifeline.cloud import DigitalOcean
+from lifeline.errors import LifelineError, StepFailed, Unavailable
 from lifeline.hosts import Result, local, watched
 from lifeline.model import Inventory
-from lifeline.standing import BUCKET, SPACES, Standing, label
+from lifeline.service import Service
+from lifeline.standing import BUCKET, SPACES, Address, Standing, label
+from lifeline.store import Store
+
+if TYPE_CHECKING:
+    from lifeline.accounts import Accounts
 
 UP_S = 1800.0
 ASK_S = 60.0
 ADOPT = "LIFELINE_ADOPT"  # what infra/adopt.py reads
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The newest data there is: out of which vault, of which epoch, each database's transaction, and when the last of
+    their files was written. ``epoch`` 0: no replica anywhere; ``tried``: what failed before."""
+
+    source: str = ""
+    epoch: int = 0
+    txids: Mapping[str, int] = field(default_factory=dict)
+    at: datetime | None = None
+    tried: tuple[str, ...] = ()
 
 
 class Infrastructure(Protocol):
@@ -31,10 +50,16 @@ class Infrastructure(Protocol):
     def standing(self) -> Standing:
         """What there is that can be taken over; without records."""
 
+    def addresses(self, domain: str) -> list[Address]:
+        """The domain's A records; none where there is no such domain."""
+
     def bring_up(self, take_over: Standing, say: Say) -> None:
         """Make what is missing, take over what stands, and then what differs as the program has it."""
 
     def inventory(self) -> Inventory: ...
+    def data(self, service: Service) -> Data:
+        """The newest there is of the service's databases."""
+
     def owner(self, access_key: str) -> str | None:
         """Whose off-site key that is; None: nobody's."""
 
@@ -47,7 +72,7 @@ class Pulumi:
 
     root: Path
     lost: Inventory
-    cloud: Cloud
+    cloud: DigitalOcean
 
     def known(self) -> list[tuple[str, str]]:
         if not self._has_stack():
@@ -61,6 +86,9 @@ class Pulumi:
 
     def standing(self) -> Standing:
         return {**self.cloud.standing(), **self._accounts.standing(self._zone), **self._buckets()}
+
+    def addresses(self, domain: str) -> list[Address]:
+        return self.cloud.addresses(domain)
 
     def bring_up(self, take_over: Standing, say: Say) -> None:
         """Twice: what is taken over stays as it is the first time."""
@@ -87,6 +115,21 @@ class Pulumi:
     def inventory(self) -> Inventory:
         return inventories.from_pulumi(self.root, self.lost.stack).inventory
 
+    def data(self, service: Service) -> Data:
+        from lifeline.vault import key_from_environment, open_store
+
+        tried: list[str] = []
+        for name, ref, keys in (("vault", self.lost.vault, "SPACES"), ("offsite", self.lost.offsite, "AWS")):
+            try:
+                store = open_store(ref, key_from_environment(keys))
+                epochs = points.epochs(store, service.name, newest_prefix(store, service.name))
+                if epochs:
+                    return replace(newest(store, service, epochs[0]), source=name, tried=tuple(tried))
+                tried.append(f"the {name} holds no replica")
+            except LifelineError as error:
+                tried.append(f"the {name}: {error.message}")
+        return Data(tried=tuple(tried))
+
     def owner(self, access_key: str) -> str | None:
         return self._accounts.owner(access_key)
 
@@ -99,7 +142,7 @@ class Pulumi:
         return second.zone if second else None
 
     @property
-    def _accounts(self) -> Any:
+    def _accounts(self) -> Accounts:
         from lifeline.accounts import Accounts
         from lifeline.vault import key_from_environment
 
@@ -131,6 +174,22 @@ class Pulumi:
         return done.stdout
 
 
+def newest_prefix(store: Store, service: str) -> int:
+    """The newest epoch of which there is anything, 0 for none; found without listing what is in them."""
+    prefix, epoch, after = f"replica/{service}/epoch-", 0, ""
+    while (one := next(iter(store.list(prefix, after=after)), None)) is not None:
+        number = one.key.removeprefix(prefix).partition("/")[0]
+        epoch, after = int(number), f"{prefix}{number}0"  # behind all of it: "0" follows "/"
+    return epoch
+
+
+def newest(store: Store, service: Service, epoch: int) -> Data:
+    """The end of an epoch's replica; of several databases, as of the one that was written last before the others."""
+    plans = [points.plan(store, service.name, epoch, database.name) for database in service.databases]
+    at = min(max(piece.modified for piece in plan.pieces) for plan in plans)
+    return Data(epoch=epoch, txids={plan.database: plan.txid for plan in plans}, at=at)
+
+
 def complaint(done: Result) -> str:
     """What went wrong, out of all it said."""
     wrong = [line.strip() for line in done.text.splitlines() if "error:" in line.lower()]
@@ -152,9 +211,3 @@ def progress() -> Callable[[str], str | None]:
         return line.strip() if line.strip().startswith("Duration") else None
 
     return show
-
-
-def counts(standing: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """What is taken over, for people: type and name."""
-    for kind, ones in sorted(standing.items()):
-        yield from (f"{kind.rpartition(':')[2]} {name}" for name in sorted(ones))

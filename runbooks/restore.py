@@ -220,17 +220,29 @@ class Restoration:
         return self.plan["files"] if "backup_at" in self.plan else ()
 
     def runbook(self) -> Runbook:
-        promotion, epoch = self.promotion, self.promotion.epoch
-        service = promotion.service.name
-        beside = Step(
+        steps = self.steps(again="fab restore")
+        # To a time: most of the work is done while the service goes on.  To the end: the end must stand still first.
+        ordered = [self._beside(), *steps] if self.want.fixed else steps
+        if self.fenced:
+            ordered.insert(0, fence_step(fence_of(self.promotion)))
+        return Runbook(NAME, ordered, self.summary, self.site.clock, self.site.out)
+
+    def _beside(self) -> Step:
+        return Step(
             f"a copy {self._when} is restored beside and verified",
             until=self.staged,
             within=0,
             peek=lambda: Finding.failed("not looked at in a dry run"),
-            would=f"restore beside the live databases of {self.host} and verify, while {service} goes on",
+            would=f"restore beside the live databases of {self.host} and verify, while {self.promotion.service.name} "
+            "goes on",
             hint="fab restore --at another time",
         )
-        steps = [
+
+    def steps(self, again: str) -> list[Step]:
+        """From the stop to the standby.  ``again``: the command that resumes it."""
+        promotion, epoch = self.promotion, self.promotion.epoch
+        service = promotion.service.name
+        return [
             Step(
                 f"{service} is stopped on {self.host}",
                 until=self.stopped,
@@ -244,7 +256,7 @@ class Restoration:
                 do=self.swap,
                 within=STAGE_S,
                 would="restore beside and verify if that wasn't done, swap, keep the old ones",
-                hint="fab restore",
+                hint=again,
             ),
             Step(
                 f"{self.host} holds the lease, epoch {epoch}",
@@ -254,16 +266,11 @@ class Restoration:
                 would=f"take epoch {epoch}",
             ),
             Step("data is verified", until=promotion.data_verified, within=0, peek=_later, hint="fab restore --at"),
-            serve_step(promotion, again="fab restore"),
-            traffic_step(promotion.traffic, again="fab restore"),
+            serve_step(promotion, again=again),
+            traffic_step(promotion.traffic, again=again),
             outside_step(promotion),
             reprotect_step(promotion),
         ]
-        # To a time: most of the work is done while the service goes on.  To the end: the end must stand still first.
-        ordered = [beside, *steps] if self.want.fixed else steps
-        if self.fenced:
-            ordered.insert(0, fence_step(fence_of(promotion)))
-        return Runbook(NAME, ordered, self.summary, self.site.clock, self.site.out)
 
     def staged(self) -> Finding:
         """Making the copy is the proof: it is verified where it lies, and the verb does nothing the second time."""
@@ -324,7 +331,8 @@ class Restoration:
         seen = self.promotion.observed
         if seen.live_epoch is not None:
             return seen.live_epoch == self.promotion.epoch
-        return seen.role == "none" and seen.finalized is None
+        there = bool(seen.databases) and all(copy.exists for copy in seen.databases)
+        return there and seen.role == "none" and seen.finalized is None
 
     def summary(self, outcome: Outcome) -> str:
         lines = [f"{self.host} serves epoch {self.promotion.epoch}, after {outcome.seconds:.1f} s."]

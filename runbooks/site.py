@@ -41,6 +41,9 @@ class Leases(Protocol):
     def depose(self, holder: str, over: Lease, run_id: str) -> Lease:
         """Epoch N+1 for ``holder``, written over exactly ``over``; Refused when another epoch came between."""
 
+    def begin_after(self, holder: str, epoch: int, run_id: str) -> Lease:
+        """Where the lease is lost: a released one of ``epoch``; one that is there stays."""
+
     def set_mode(self, mode: Mode | None) -> Lease:
         """A person's word on automatic failover; None takes it back."""
 

@@ -40,7 +40,7 @@ class Scenario:
     types anything. component: the row of the procedures' RTO table that it is held against, "" for none.
     ready: before clients trade. settled: for a fault that stops nobody: when it is over; its recovery time is then the
     longest that clients were without an answer. looks: what must be shown beside what the ledger shows. mend: what ends
-    the fault afterwards.
+    the fault afterwards. within_s: how long the drill waits for it to be over.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Scenario:
     settled: Callable[[Situation], bool] | None = None
     looks: Callable[[Situation], list[Criterion]] | None = None
     mend: Callable[[Situation], None] | None = None
+    within_s: float = 300.0
 
     def commands(self, situation: Situation) -> tuple[tuple[str, ...], ...]:
         """``types``, with the hosts' names."""

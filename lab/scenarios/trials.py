@@ -104,7 +104,7 @@ def _reboot(scene: Scene) -> None:
 
 def _take_snapshot(scene: Scene) -> None:
     action = _act(scene.old, type="snapshot", name=f"{scene.old.name}-as-primary")
-    images = _api("GET", f"/v2/droplets/{scene.old.droplet_id}/snapshots")["snapshots"]
+    images = api("GET", f"/v2/droplets/{scene.old.droplet_id}/snapshots")["snapshots"]
     if not images:
         raise StepFailed(f"action {action} left no snapshot")
     scene.kept["image"] = image = max(image["id"] for image in images)
@@ -114,17 +114,17 @@ def _take_snapshot(scene: Scene) -> None:
 def _restore_snapshot(scene: Scene) -> None:
     image = scene.kept["image"]
     _act(scene.old, type="restore", image=image)
-    _api("DELETE", f"/v2/images/{image}")
+    api("DELETE", f"/v2/images/{image}")
 
 
 def _act(host: Host, **action: Any) -> int:
     """An action of the cloud's on a droplet, awaited."""
-    begun = _api("POST", f"/v2/droplets/{host.droplet_id}/actions", action)["action"]["id"]
+    begun = api("POST", f"/v2/droplets/{host.droplet_id}/actions", action)["action"]["id"]
     path = f"/v2/droplets/{host.droplet_id}/actions/{begun}"
     states: list[str] = []
 
     def ended() -> bool:
-        states.append(_api("GET", path)["action"]["status"])
+        states.append(api("GET", path)["action"]["status"])
         return states[-1] != "in-progress"
 
     if not poll(ended, ACTION_S) or states[-1] != "completed":
@@ -132,7 +132,7 @@ def _act(host: Host, **action: Any) -> int:
     return int(begun)
 
 
-def _api(method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+def api(method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
     token = LabConfig.load(config.state_dir() / "lab.json").token
     with httpx.Client(base_url=f"http://{config.API_ADDRESS}", trust_env=False, timeout=30.0) as client:
         answer = client.request(method, path, json=body, headers={"Authorization": f"Bearer {token}"})

@@ -27,13 +27,24 @@ from infra import retention
 from lab import ageing
 from lab.config import KeyPair
 from lab.objectstore import StoreSpec
+from lifeline import standing
+from lifeline.cloud import DigitalOcean
 from lifeline.model import Inventory
+from runbooks import infrastructure
 from tests.contract.pulumi_cloud import ROOT, Pulumi, loopback_cloud, stores
 from tests.contract.stores import outcome
 
 # Without root the loopback half would run anywhere; both need the Pulumi CLI, which `make test` brings.
 pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.xdist_group("pulumi")]
 
+LISTED = (
+    "/v2/domains/genesis.test/records",
+    "/v2/firewalls",
+    "/v2/vpcs",
+    "/v2/tags",
+    "/v2/uptime/checks",
+    "/v2/projects",
+)
 UP_WITHIN_S = 30.0  # two droplets in parallel and some fifty resources; about 5 s on loopback, 10 s with real hosts
 
 
@@ -332,6 +343,38 @@ def test_a_mistake_in_the_configuration_is_one_message_and_no_traceback(cloud: C
     assert refused.returncode != 0
     assert "lifeline:recordTtl is" in said
     assert "Traceback" not in said
+
+
+def test_a_new_state_takes_over_what_the_lost_one_knew(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """As `fab rebuild` does it, with all but droplets and state still standing: nothing is made twice or emptied."""
+    if "loopback" not in request.node.name:
+        pytest.skip("the drill `rebuild` does it on the lab; no need to lose two real hosts here")
+    for name, value in cloud.env.items():
+        monkeypatch.setenv(name, value)
+    lost = Inventory.from_json(cloud.pulumi.inventory())
+    before = {path: cloud.api("GET", f"{path}?per_page=200")["meta"]["total"] for path in LISTED}
+    for host in lost.hosts:
+        cloud.api("DELETE", f"/v2/droplets/{host.droplet_id}")
+        cloud.wait_gone(host.droplet_id)
+    shutil.rmtree(Path(cloud.env["PULUMI_BACKEND_URL"].removeprefix("file://")) / ".pulumi")
+    clouds = infrastructure.Pulumi(ROOT, lost, DigitalOcean.from_environment(lost.cloud_api))
+    assert clouds.known() == []
+    for host in lost.hosts:
+        assert host.offsite_key and clouds.owner(host.offsite_key.access_key) == f"genesis-lab-{host.name}"
+        clouds.revoke(host.offsite_key.access_key)
+        assert clouds.owner(host.offsite_key.access_key) is None
+    there = {**clouds.standing(), **standing.records("genesis.test", clouds.addresses("genesis.test"))}
+    clouds.bring_up(there, lambda line: None)
+    made = Inventory.from_json(cloud.pulumi.inventory())
+    assert (made.vault, made.offsite, made.lease_store) == (lost.vault, lost.offsite, lost.lease_store)
+    assert [host.host_key for host in made.hosts] == [host.host_key for host in lost.hosts]
+    assert {path: cloud.api("GET", f"{path}?per_page=200")["meta"]["total"] for path in LISTED} == before
+    left = standing.without(there, clouds.known())
+    assert not [name for ones in left.values() for name in ones if "genesis" in name]
+    cloud.pulumi("preview", "--expect-no-changes")
+    cloud.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
 
 
 def test_destroy_leaves_nothing_and_it_comes_up_again(cloud: Cloud) -> None:

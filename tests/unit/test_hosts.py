@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from lifeline.errors import BadConfig, DataBad, LifelineError, NotDone, Refused, StepFailed, Unavailable
-from lifeline.hosts import Hosts, Result, SshRemote, local, read_answer
+from lifeline.hosts import Hosts, Result, SshRemote, local, read_answer, watched
 from lifeline.model import Host
 
 
@@ -279,3 +279,15 @@ def test_local_programs() -> None:
         local(["no-such-program"])
     with pytest.raises(Unavailable, match=r"within 0\.1 s"):
         local(["sleep", "5"], timeout=0.1)
+
+
+def test_a_long_program_here_is_heard_while_it_works_and_is_given_time_to_end() -> None:
+    heard: list[str] = []
+    done = watched(["sh", "-c", "echo one; echo two >&2; exit 3"], heard.append, timeout=5.0)
+    assert (done.code, heard, done.last_words) == (3, ["one", "two"], "two")
+    with pytest.raises(Unavailable, match="not installed"):
+        watched(["no-such-program"], heard.append, timeout=1.0)
+    script = "trap 'echo in order; exit 0' INT; echo begun; while :; do sleep 0.05; done"
+    with pytest.raises(Unavailable, match=r"did not finish within 0\.3 s"):
+        watched(["sh", "-c", script], heard.append, timeout=0.3)
+    assert heard[-1] == "in order"

@@ -166,6 +166,15 @@ def test_after_a_lost_answer_the_next_renewal_reads():
     assert view.lease is not None and view.lease.renewal == 3 and view == leases.read()
 
 
+def test_a_lost_lease_begins_behind_the_last_epoch_and_never_over_one_that_is_there():
+    store = MemoryStore()
+    leases = Leases(store, "genesis")
+    begun = leases.begin_after(claim(), 6)
+    assert begun.free and begun.epoch == 6
+    assert leases.take(claim(), over=6).epoch == 7
+    assert leases.begin_after(claim(), 3).epoch == 7
+
+
 def test_a_damaged_lease_is_an_error_that_names_it():
     store = MemoryStore()
     store.put("lease/genesis.json", b"{")

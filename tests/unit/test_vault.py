@@ -116,7 +116,7 @@ def test_a_conditional_write_is_tried_once():
             nonlocal asked
             asked += 1
 
-        patient._once.meta.events.register("before-send.s3", count)  # type: ignore[attr-defined]
+        patient._once.meta.events.register("before-send.s3", count)
         with pytest.raises(Unavailable):
             patient.put_if_absent("k", b"")
     assert asked == 1

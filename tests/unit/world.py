@@ -116,6 +116,7 @@ class HostState:
     following: bool = False
     live_epoch: int | None = None
     restored: bool = False
+    empty: bool = False  # a new host, without a database
     keeper: bool = True
     alerts: list[dict[str, str]] = field(default_factory=list)
 
@@ -324,6 +325,12 @@ class FakeLeases:
         self._world.act("lease", lambda: setattr(self._world, "lease", taken))
         return taken
 
+    def begin_after(self, holder: str, epoch: int, run_id: str) -> Lease:
+        self._world.check("lease")
+        if self._world.lease is None:
+            self._world.lease = Lease("genesis", holder, epoch, 0, 5, 0, "operator:test", run_id)
+        return self._world.lease
+
     def set_mode(self, mode: Mode | None) -> Lease:
         self._world.check("lease")
         assert self._world.lease is not None
@@ -432,7 +439,7 @@ class FakeRemote:
             "finalized": state.finalized,
             "live_epoch": state.live_epoch,
             "service": {"running": primary, "healthy": primary},
-            "databases": [{"name": "trades", "exists": True, "txid": 7, "lag_s": state.lag_s}],
+            "databases": [{"name": "trades", "exists": not state.empty, "txid": 7, "lag_s": state.lag_s}],
             "litestream": {"running": primary, "last_sync_at": "2026-01-01T00:00:00Z" if primary else None},
             "follower": {"running": state.following, "stalled": state.stalled},
             "agent": {"running": True, "lease_age_s": 1.0},
@@ -539,7 +546,7 @@ class FakeRemote:
         assert state.role == "none", "swapped under a running service"
 
         def effect() -> None:
-            state.live_epoch, state.finalized, state.restored = None, None, True
+            state.live_epoch, state.finalized, state.restored, state.empty = None, None, True, False
             self._world.rotten = None
 
         self._world.act("restore", effect)
