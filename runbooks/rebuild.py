@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from lifeline import admission, room, standing
@@ -53,10 +53,6 @@ class Found:
     known: int  # resources in the stack's state
     buckets: frozenset[str] = frozenset()  # of the lost inventory's, that are there
     take_over: Standing = field(default_factory=dict)
-
-    @property
-    def has_lease_store(self) -> bool:
-        return self.lease is not None
 
 
 def rebuild(
@@ -290,11 +286,11 @@ class Rebuild:
             hint=AGAIN,
         )
         # Before anything is made; where the lease went with its bucket, as soon as there is one.
-        return [lease, keys, up, written] if self.found.has_lease_store else [keys, up, lease, written]
+        return [lease, keys, up, written] if self.found.lease else [keys, up, lease, written]
 
     def leased(self) -> Finding:
         host, epoch = self.found.host, self.found.epoch
-        if not self.found.has_lease_store and not self.up:
+        if self.found.lease is None and not self.up:
             return Finding.failed("there is no lease yet")
         lease = self.site.leases.read()
         if lease is None:
@@ -387,6 +383,7 @@ class Hosts:
         waived: frozenset[str] = frozenset(),
     ) -> None:
         self.site, self.found, self.began = site, found, began
+        self.typed = site.clock.utc() - timedelta(seconds=site.clock.monotonic() - began)
         self.taken_at = site.clock.monotonic() if taken_at is None else taken_at
         lease = site.leases.read()
         if lease is None:
@@ -444,8 +441,7 @@ class Hosts:
         data, waived = found.data, [result.step.waiver for result in outcome.results if result.waived]
         lines = [f"{host} serves {site.inventory.service} as epoch {found.epoch}; {self.promotion.old.name} follows."]
         lines.append(f"Recovery time: {self._recovery_s(outcome):.0f} s from the command to an outside write.")
-        came = data.at and f"up to {data.at:%Y-%m-%d %H:%M:%S} UTC, when the last file of its replica was written"
-        lines.append(f"The data is {self.restoration.came}, {came or 'out of a backup'}.")
+        lines.append(f"The data is {self.restoration.came}. {self._lost(data)}")
         lines += [f"Gone on without proof: {', '.join(waived)}."] if waived else []
         lines.append(
             "Not brought back, as it was on the hosts alone: their own backups, logs that were not in the vault yet, "
@@ -456,6 +452,17 @@ class Hosts:
             lines.append(f"The zone {second.zone} was made anew and has other name servers: delegate it to these.")
         lines.append("  next: fab validate")
         return "\n".join(lines)
+
+    def _lost(self, data: Data) -> str:
+        """The recovery point, as far as a vault can tell it."""
+        if data.at is None:
+            return "RPO: UNKNOWN, no replica was left; see the backup's time above."
+        age = (self.typed - data.at).total_seconds()
+        until = f"its replica ends {data.at:%Y-%m-%d %H:%M:%S} UTC, {age:.0f} s before the command"
+        whole = self.restoration.came.startswith("from vault") and "not from" not in self.restoration.came
+        if whole and self.promotion.service.durability == "vault":
+            return f"RPO: 0, as nothing is acknowledged before the vault has it; {until}."
+        return f"RPO: from the loss back to then; {until}."
 
     def _recovery_s(self, outcome: Outcome) -> float:
         """From the command until a stranger's write was read back; what came after that doesn't count."""

@@ -295,7 +295,7 @@ class Restoration:
     def swapped(self) -> Finding:
         self.promotion.observed = self.site.observe(self.host)
         if self.in_place():
-            return Finding.passed(f"{self.came}; the old ones are kept", kept=self.kept)
+            return Finding.passed(f"{self.came}{'; the old ones are kept' if self.kept else ''}", kept=self.kept)
         return Finding.failed("the live databases are those of before")
 
     def swap(self) -> None:

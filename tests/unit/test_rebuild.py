@@ -148,7 +148,7 @@ def test_the_site_comes_back_around_its_vault(world: World) -> None:
     assert world.words == [("--epoch", "1")]  # what it restored: the end of the old epoch, from the freshest source
     assert "Newest data: vault, epoch 1: trades to transaction 7, written 2025-12-31 23:59:58 UTC, 2 s ago" in said
     assert f"{OLD} serves genesis as epoch 2; {NEW} follows" in said and "next: fab validate" in said
-    assert "Recovery time:" in said and "Not brought back" in said
+    assert "Recovery time:" in said and "Not brought back" in said and "RPO: 0, as nothing" in said
     assert inventories.from_cache(world.root, "lab").inventory.hosts[0].droplet_id == "21"
 
 

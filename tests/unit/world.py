@@ -550,7 +550,8 @@ class FakeRemote:
             self._world.rotten = None
 
         self._world.act("restore", effect)
-        return {"changed": True, "epoch": epoch, "databases": [{"name": "trades", "kept": "/old/trades.db"}]}
+        databases = [{"name": "trades", "kept": "/old/trades.db"}]
+        return {"changed": True, "epoch": epoch, "source": "vault", "databases": databases}
 
     def _search_clean(self, state: HostState, epoch: int) -> dict[str, Any]:
         """The vault's newest point passes."""
