@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import ssl
@@ -130,6 +131,7 @@ def test_env_is_a_shell_script_that_gives_the_promised_names(lab: dict[str, str]
 
 PYDO = """
 import os
+import re
 from pydo import Client
 client = Client(token=os.environ["DIGITALOCEAN_TOKEN"], endpoint=os.environ["DIGITALOCEAN_API_URL"])
 print(client.account.get()["account"]["status"], isinstance(client.droplets.list()["droplets"], list))
@@ -183,7 +185,8 @@ def no_process_of(state: Path) -> bool:
     """No living process mentions the lab's folder or runs in it."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if str(state) in (entry / "cmdline").read_text() and int(entry.name) != os.getpid():
+            words = (entry / "cmdline").read_text()
+            if re.search(rf"{re.escape(str(state))}(?![\w-])", words) and int(entry.name) != os.getpid():
                 return False
         except OSError:
             continue
