@@ -72,6 +72,10 @@ class Observer(threading.Thread):
         acks = [(ack.at, token) for ack, token in list(self._tokens) if ack.host == host]
         return [token for at, token in acks if at > acks[-1][0] - seconds]
 
+    def unanswered(self, since: float) -> set[str]:
+        """The probes asked for since then that nobody acknowledged."""
+        return {token for began, token in list(self.asked) if began > since} - {token for _, token in self._tokens}
+
     def end(self) -> None:
         self._ended.set()
         self.join(CONNECT_S + ANSWER_S + 2.0)

@@ -222,9 +222,11 @@ class Trying:
         )
 
     def _alone(self, scene: Scene, at_old: eyes.Observer) -> set[str] | None:
-        """Which of our own probes the old primary comes back with that nobody else has, before it can do anything."""
+        """Which of our own probes the old primary comes back with that nobody else has, before it can do anything.
+
+        What it acknowledged was looked for before: the new primary keeps 100, and may have let go of it since."""
         assert self.site.stage.service
-        suspects = {token for began, token in at_old.asked if began > self.seen.began - LAST_S}
+        suspects = at_old.unanswered(self.seen.began - LAST_S)
         files = Layout(scene.returns_from) if scene.returns_from else eyes.disk(scene.old)
         on_disk = eyes.probes_in(files, self.site.stage.service, self.site.stage.folder / "disk")
         if on_disk is None:
