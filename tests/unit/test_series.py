@@ -17,7 +17,7 @@ import pytest
 from lab import drill as drills
 from lab.scenarios.criteria import Criterion
 from lab.scenarios.trials import TRIALS
-from lab.series import campaign, costs, eyes, page, verdict
+from lab.series import campaign, costs, eyes, page
 from lab.series.campaign import Series
 from lab.series.eyes import read_noted, written_by
 from lab.series.page import Plan
@@ -400,5 +400,5 @@ def test_a_fork_on_a_disk_is_known_once_it_was_compared(tmp_path: Path, monkeypa
 def test_what_the_old_primary_may_have_alone_is_what_nobody_acknowledged() -> None:
     observer = eyes.Observer("direct", "198.18.1.10", 8080)
     observer.asked = [(1.0, "early"), (2.0, "acknowledged"), (3.0, "in the air")]
-    observer._tokens = [(verdict.Ack("primary-newyork", 2.0, 2.1, "direct"), "acknowledged")]
+    observer._tokens = [(Ack("primary-newyork", 2.0, 2.1, "direct"), "acknowledged")]
     assert observer.unanswered(1.5) == {"in the air"}
