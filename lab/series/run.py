@@ -29,7 +29,7 @@ from lifeline.model import FailoverPolicy, Host
 
 COMMAND_S = 180.0
 DNS_GRACE_S = 15.0
-LAST_S = 2.0  # the probes of the old primary's last seconds are looked for one by one; the service keeps 100
+LAST_S = 2.0  # the probes of the old primary's last seconds are looked for one by one; the service keeps 1000
 
 
 @dataclass
@@ -224,7 +224,7 @@ class Trying:
     def _alone(self, scene: Scene, at_old: eyes.Observer) -> set[str] | None:
         """Which of our own probes the old primary comes back with that nobody else has, before it can do anything.
 
-        What it acknowledged was looked for before: the new primary keeps 100, and may have let go of it since."""
+        What it acknowledged was looked for before: the new primary keeps 1000, and may have let go of it since."""
         assert self.site.stage.service
         suspects = at_old.unanswered(self.seen.began - LAST_S)
         files = Layout(scene.returns_from) if scene.returns_from else eyes.disk(scene.old)

@@ -270,6 +270,13 @@ def test_the_export_pages_through_every_trade_once(rig: Rig) -> None:
     assert seen == [f"c{number}" for number in range(7)]
 
 
+def test_the_oldest_probes_make_room(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.genesis.engine.store.PROBES_KEPT", 2)
+    for number in range(4):
+        rig.desk.store.write_probe(f"t-{number}")
+    assert [rig.desk.store.has_probe(f"t-{number}") for number in range(4)] == [False, False, True, True]
+
+
 def test_a_probe_goes_through_database_and_barrier(rig: Rig) -> None:
     api = rig.api()
     assert api.answer("POST", "/probe", b'{"token": "t-1"}')[0] == 201

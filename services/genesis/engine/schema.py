@@ -68,6 +68,7 @@ CREATE TABLE IF NOT EXISTS probes (
   token TEXT PRIMARY KEY,
   written_at TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS probes_written_at ON probes (written_at);
 CREATE TABLE IF NOT EXISTS heartbeat (
   one INTEGER PRIMARY KEY CHECK (one = 1),
   at TEXT NOT NULL

@@ -19,7 +19,7 @@ from .model import Ask, Conflict, Execution, Order
 from .schema import SCHEMA
 
 BUSY_TIMEOUT_MS = 5000
-PROBES_KEPT = 100
+PROBES_KEPT = 1000  # a minute and more of everybody who asks from outside
 
 _ORDER = """
 SELECT orders.id, client_order_id, orders.symbol, orders.side, orders.qty,
@@ -224,10 +224,8 @@ class Store:
         """A real write like any other; the oldest probes make room."""
         with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO probes VALUES (?, ?)", (token, self._now()))
-            connection.execute(
-                "DELETE FROM probes WHERE token NOT IN (SELECT token FROM probes ORDER BY written_at DESC LIMIT ?)",
-                (PROBES_KEPT,),
-            )
+            oldest = "SELECT written_at FROM probes ORDER BY written_at DESC LIMIT 1 OFFSET ?"
+            connection.execute(f"DELETE FROM probes WHERE written_at < ({oldest})", (PROBES_KEPT - 1,))
 
     def has_probe(self, token: str) -> bool:
         return bool(self._read("SELECT 1 FROM probes WHERE token = ?", token))
