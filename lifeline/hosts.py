@@ -272,8 +272,10 @@ def watched(
     def stop() -> None:
         late.set()
         process.send_signal(signal.SIGINT)
+        last.start()
 
-    timer = threading.Timer(timeout, stop)
+    # Whoever began in the background of a shell may never hear of it.
+    timer, last = threading.Timer(timeout, stop), threading.Timer(END_S, process.kill)
     timer.start()
     said = b""
     try:
@@ -286,6 +288,7 @@ def watched(
         raise
     finally:
         timer.cancel()
+        last.cancel()
     if late.is_set():
         raise Unavailable(f"{argv[0]} did not finish within {timeout:g} s")
     return Result(tuple(argv), code, said, b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -288,6 +289,22 @@ def test_a_long_program_here_is_heard_while_it_works_and_is_given_time_to_end() 
     with pytest.raises(Unavailable, match="not installed"):
         watched(["no-such-program"], heard.append, timeout=1.0)
     script = "trap 'echo in order; exit 0' INT; echo begun; while :; do sleep 0.05; done"
-    with pytest.raises(Unavailable, match=r"did not finish within 0\.3 s"):
+    with interruptible(), pytest.raises(Unavailable, match=r"did not finish within 0\.3 s"):
         watched(["sh", "-c", script], heard.append, timeout=0.3)
     assert heard[-1] == "in order"
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Tests in the background of a shell ignore SIGINT, and so would all that they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_long_program_here_that_does_not_end_in_order_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lifeline.hosts.END_S", 0.3)
+    with pytest.raises(Unavailable, match=r"did not finish within 0\.2 s"):
+        watched(["sh", "-c", "trap '' INT; while :; do sleep 0.05; done"], [].append, timeout=0.2)
