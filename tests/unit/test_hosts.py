@@ -307,4 +307,4 @@ def interruptible() -> Iterator[None]:
 def test_a_long_program_here_that_does_not_end_in_order_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lifeline.hosts.END_S", 0.3)
     with pytest.raises(Unavailable, match=r"did not finish within 0\.2 s"):
-        watched(["sh", "-c", "trap '' INT; while :; do sleep 0.05; done"], [].append, timeout=0.2)
+        watched(["sh", "-c", "trap '' INT; while :; do sleep 0.05; done"], list[str]().append, timeout=0.2)
