@@ -50,7 +50,8 @@ def served(
         listener.bind(("127.0.0.1", 0))
         url = f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
         app = create_app(config(state, **settings), machines or InMemoryMachines(), spaces or InMemorySpaces())
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", **secure))  # type: ignore[arg-type]
+        end_s = {"timeout_graceful_shutdown": 1}  # clients keep their connections
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", **secure, **end_s))  # type: ignore[arg-type]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         end = time.monotonic() + 10
