@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 
 import pulumi
 
-VARIABLE = "LIFELINE_ADOPT"
+from lifeline.model import ADOPT
+
 Standing = Mapping[str, Mapping[str, str]]
 # What tells two resources of a type apart, where that isn't their name.
 _LABELS = {
@@ -25,7 +26,7 @@ Transformation = Callable[[pulumi.ResourceTransformationArgs], pulumi.ResourceTr
 
 def standing(env: Mapping[str, str]) -> Standing:
     """What the environment names; nothing in every run but a rebuild's first."""
-    found: Standing = json.loads(env.get(VARIABLE) or "{}")
+    found: Standing = json.loads(env.get(ADOPT) or "{}")
     return found
 
 

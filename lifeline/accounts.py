@@ -6,8 +6,8 @@ With the operator's own key. Endpoints other than AWS's own come from the enviro
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -16,6 +16,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from lifeline.errors import Unavailable
 from lifeline.model import Key
 from lifeline.standing import SET, USER, ZONE, Standing
+
+if TYPE_CHECKING:
+    from mypy_boto3_iam import IAMClient
 
 T = TypeVar("T")
 PATH = "/lifeline/"  # under which infra puts the hosts' users
@@ -38,9 +41,8 @@ class Accounts:
 
     def owner(self, access_key: str) -> str | None:
         """Which of the hosts' users has that key; None: nobody."""
-        iam = self._session.client("iam", config=_SETTINGS)
         for user in self._users():
-            keys = _asked("list access keys", partial(iam.list_access_keys, UserName=user))
+            keys = _asked("list access keys", partial(self._iam.list_access_keys, UserName=user))
             if access_key in (one["AccessKeyId"] for one in keys["AccessKeyMetadata"]):
                 return user
         return None
@@ -48,11 +50,15 @@ class Accounts:
     def revoke(self, access_key: str) -> None:
         """Delete a host's access key; one that is gone already is as good."""
         if user := self.owner(access_key):
-            iam = self._session.client("iam", config=_SETTINGS)
-            _asked("delete an access key", partial(iam.delete_access_key, UserName=user, AccessKeyId=access_key))
+            _asked("delete an access key", partial(self._iam.delete_access_key, UserName=user, AccessKeyId=access_key))
+
+    @cached_property
+    def _iam(self) -> IAMClient:
+        made: IAMClient = self._session.client("iam", config=_SETTINGS)
+        return made
 
     def _users(self) -> list[str]:
-        pages = self._session.client("iam", config=_SETTINGS).get_paginator("list_users")
+        pages = self._iam.get_paginator("list_users")
         found = _asked("list users", lambda: list(pages.paginate(PathPrefix=PATH)))
         return [str(user["UserName"]) for page in found for user in page["Users"] if user["Path"] == PATH]
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +16,7 @@ from lifeline import points
 from lifeline.cloud import DigitalOcean
 from lifeline.errors import LifelineError, StepFailed, Unavailable
 from lifeline.hosts import Result, local, watched
-from lifeline.model import Inventory
+from lifeline.model import ADOPT, Inventory
 from lifeline.service import Service
 from lifeline.standing import BUCKET, SPACES, Address, Standing, label
 from lifeline.store import Store
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 UP_S = 1800.0
 ASK_S = 60.0
-ADOPT = "LIFELINE_ADOPT"  # what infra/adopt.py reads
 Say = Callable[[str], None]
 
 
@@ -141,7 +141,7 @@ class Pulumi:
         second = self.lost.dns.route53
         return second.zone if second else None
 
-    @property
+    @cached_property
     def _accounts(self) -> Accounts:
         from lifeline.accounts import Accounts
         from lifeline.vault import key_from_environment

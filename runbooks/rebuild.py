@@ -23,8 +23,9 @@ from lifeline.runbook import Outcome, Runbook, Step, check_waivers
 from lifeline.service import Service
 from lifeline.standing import BUCKET, RECORD, SPACES, ZONE, Address, Standing
 from runbooks.backup import Backup
+from runbooks.catalogue import newest_backup
 from runbooks.here import copy_here
-from runbooks.infrastructure import Data, Infrastructure
+from runbooks.infrastructure import UP_S, Data, Infrastructure
 from runbooks.promotion import Promotion, outside_step, resolvers_step
 from runbooks.provision import Provisioning, passphrase, service_env
 from runbooks.restore import WAIVE_OLDER, Restoration
@@ -34,7 +35,6 @@ from runbooks.wanted import Asked
 NAME = "rebuild"
 AGAIN = "fab rebuild"
 WAIVERS = (admission.WAIVE_TRAFFIC, admission.WAIVE_WRITE, WAIVE_OLDER, room.WAIVER)
-UP_S = 1800.0
 SETTINGS = "/etc/lifeline/service.env"
 Reopen = Callable[[Loaded], Site]
 
@@ -473,13 +473,7 @@ class Hosts:
 
 def saved_settings(site: Site) -> bool:
     """Does the newest backup hold a service.env with something in it?"""
-    from lifeline import catalogue
-
-    keys = catalogue.entry_keys(key for key, _ in site.vault.keys(catalogue.entries(site.inventory.service)))
-    body = site.vault.get(max(keys)) if keys else None
-    if body is None:
-        return False
-    files = catalogue.parse(max(keys), body).get("files") or {}
+    files = (newest_backup(site) or {}).get("files") or {}
     return bool((files.get("configuration") or {}).get(SETTINGS, {}).get("bytes"))
 
 

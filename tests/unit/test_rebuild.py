@@ -22,14 +22,14 @@ from lifeline import inventory as inventories
 from lifeline import standing
 from lifeline.errors import BadInput, LifelineError, Refused, Unavailable
 from lifeline.inventory import Loaded
-from lifeline.model import Finding, Inventory, Lease
+from lifeline.model import ADOPT, Finding, Inventory, Lease
 from lifeline.runbook import Step
 from lifeline.service import Service
 from lifeline.standing import BUCKET, RECORD, SPACES, Address, Standing
 from lifeline.store import MemoryStore
 from runbooks import break_glass
 from runbooks import rebuild as runbook
-from runbooks.infrastructure import ADOPT, Data, newest_prefix
+from runbooks.infrastructure import Data, newest_prefix
 from runbooks.rebuild import another, decide, our_records, rebuild, refuse_the_living
 from tests.unit.world import NEW, OLD, SERVICE_TOML, HostState, Killed, World, inventory_json
 
