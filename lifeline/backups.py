@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from lifeline import catalogue, data, marker, proc, snapshots
 from lifeline.errors import BadConfig, LifelineError, Refused, StepFailed
@@ -24,6 +24,7 @@ from lifeline.verify import connect, rows, verify_database
 
 RESTIC_S = 3600.0
 OPEN_S = 30.0
+POLL_S = 0.2
 NOTE = "entry.json"  # in the staging folder, so in every snapshot: the catalogue's entry, as far as it is known then
 ROOM_FACTOR, ROOM_EXTRA = 1.1, 64 << 20  # of the databases' size, while a backup is being made
 
@@ -38,16 +39,25 @@ Answer = dict[str, Any]
 
 
 @contextmanager
-def one_at_a_time(config: Config, what: str) -> Iterator[None]:
-    """A lock that ends with the process, however it ends."""
+def one_at_a_time(config: Config, what: str, wait_s: float = 0.0) -> Iterator[None]:
+    """A lock that ends with the process, however it ends. Refused: another has it still, after ``wait_s`` seconds."""
     path = config.layout.run / f"{what}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Refused(f"another {what} is running on {config.name}", hint="fab status shows its jobs") from None
+        given_up = time.monotonic() + wait_s
+        while not _locked(file):
+            if time.monotonic() >= given_up:
+                raise Refused(f"another {what} is running on {config.name}", hint="fab status shows its jobs")
+            time.sleep(POLL_S)
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def repositories(config: Config) -> dict[Place, Repository]:

@@ -343,7 +343,7 @@ def _offsite(layout: Layout, _: argparse.Namespace) -> Answer:
     config, role = load_config(layout), read_role(layout)
     if role.role != "primary":
         return {"skipped": f"{config.name} is {role.role}, not primary"}
-    with backups.one_at_a_time(config, "mirror"):
+    with backups.one_at_a_time(config, "mirror", wait_s=60):  # every minute there is one, and it takes seconds
         stores = host_stores.open_vault_store(config), host_stores.open_offsite_store(config)
         return offsite.mirror(config, *stores, role.epoch)
 

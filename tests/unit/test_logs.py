@@ -7,13 +7,14 @@ import gzip
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lifeline import logs
+from lifeline import backups, logs
 from lifeline.errors import Refused, Unavailable
 from lifeline.layout import Config
 from lifeline.store import Info, MemoryStore
@@ -307,10 +308,26 @@ def test_a_large_log_is_streamed(host: Host, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_two_passes_at_a_time_are_one_too_many(host: Host) -> None:
-    from lifeline import backups
-
     with backups.one_at_a_time(host.config, "logs"), pytest.raises(Refused, match="another logs"):
         host.run()
+
+
+def test_a_pass_that_may_wait_begins_when_the_other_ends(host: Host) -> None:
+    running, over = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with backups.one_at_a_time(host.config, "mirror"):
+            running.set()
+            over.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(other)
+        assert running.wait(10)
+        with pytest.raises(Refused), backups.one_at_a_time(host.config, "mirror", wait_s=0.3):
+            pass
+        over.set()
+        with backups.one_at_a_time(host.config, "mirror", wait_s=10):
+            first.result(10)
 
 
 def test_the_fullest_disk_counts(host: Host) -> None:
