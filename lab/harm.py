@@ -22,15 +22,16 @@ def kill_service(droplet: str, program: str = "bin/genesis serve") -> None:
 
 
 def spoil_database(droplet: str, path: str) -> None:
-    """A disk that rots: some bytes of every eighth page of a SQLite file's older half are others now, under the service
-    that has it open."""
+    """A disk that rots: the beginning of every eighth page of a SQLite file's older half is another one now, under the
+    service that has it open. (In the middle of a page there may be nothing but a row's own bytes, which nobody checks.)
+    """
     database = within(droplet, path)
     size = int.from_bytes(_read(database, 16, 2)) or 1
     page = 65536 if size == 1 else size
     pages = database.stat().st_size // page
     with database.open("r+b") as file:
         for number in range(max(4, pages // 8), max(5, pages // 2), 8):
-            file.seek(number * page + page // 2)
+            file.seek(number * page)
             file.write(os.urandom(64))
 
 

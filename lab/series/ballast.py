@@ -4,8 +4,7 @@ own file, written while Litestream replicates it.
 
 from __future__ import annotations
 
-from lifeline.hosts import Hosts
-from lifeline.model import Host
+from lifeline.hosts import Remote
 from lifeline.service import Service
 
 PYTHON = "/opt/lifeline/current/venv/bin/python"
@@ -28,8 +27,8 @@ print(size())
 """
 
 
-def fill(hosts: Hosts, primary: Host, service: Service, mb: int) -> int:
+def fill(primary: Remote, service: Service, mb: int) -> int:
     """Until the first database of the primary has that many megabytes; the bytes it has."""
     path = str(service.databases[0].path)
     argv = ["sudo", "-n", PYTHON, "-c", _FILL, path, str(mb * 1_000_000)]
-    return int(hosts[primary.name].run(argv, timeout=FILL_S).stdout)
+    return int(primary.run(argv, timeout=FILL_S).stdout)

@@ -65,7 +65,7 @@ class Series:
             scene, service = site.paired(), self.stage.service
             assert service is not None
             with contextlib.closing(Hosts(site.hosts)) as hosts:
-                step.evidence.update(bytes=ballast.fill(hosts, scene.old, service, self.plan.mb))
+                step.evidence.update(bytes=ballast.fill(hosts[scene.old.name], service, self.plan.mb))
             site.paired()
             site.await_writes(scene.old)
 

@@ -20,7 +20,8 @@ from unittest import mock
 import httpx
 import pytest
 
-from lab import config, faults, lifecycle
+from lab import config, faults, find, harm, lifecycle
+from lab.series import ballast
 from lifeline import inventory as inventories
 from runbooks.doors import site_of
 from tests.drills.kit import CHECKOUT, Env, eventually, missing, provisioned, run, status, write
@@ -30,9 +31,10 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow]
 TTL_S, MARGIN_S = 10.0, 2.0
 POLICY = (
     "{leaseTtlS: 10, leaseMarginS: 2, fenceRequired: [power-off], maxLagS: 60, mode: automatic, partitionS: 10, "
-    "settleS: 0, serviceDownS: 5, powerOnAfterS: 5}"
+    "settleS: 0, serviceDownS: 5, powerOnAfterS: 5, checkEveryS: 0}"
 )
-TAKEN_OVER_S = 60.0
+TAKEN_OVER_S, DAMAGED_S = 60.0, 150.0
+BALLAST_MB = 16
 LOOK_S = TTL_S + MARGIN_S + 4.0  # by then a wrong take-over would have begun
 ADDRESSES = {"primary-newyork": "198.18.1.10", "backup-singapore": "198.18.2.10"}
 REGIONS = {"primary-newyork": "nyc3", "backup-singapore": "sgp1"}
@@ -224,6 +226,24 @@ def test_a_primary_whose_service_doesnt_recover_hands_over_in_order(env: Env) ->
         pair.follows_again()
     finally:
         broken.run(["sudo", "-n", "chmod", "755", program])
+    assert status(env)["lease"]["over_released"]
+
+
+def test_a_primary_whose_data_rots_hands_over_once_the_vaults_copy_is_proved_clean(env: Env) -> None:
+    pair = Pair(env)
+    site = site_of(CHECKOUT, inventories.load(CHECKOUT, "lab"))
+    database = str(site.service(pair.old).databases[0].path)
+    ballast.fill(site.hosts[pair.old], site.service(pair.old), BALLAST_MB)
+    file = find.within(pair.old, database)
+    # What is still in the log is read from there, whatever the disk says.
+    eventually(lambda: file.stat().st_size >= BALLAST_MB * 1_000_000, 90, "the log is in the file")
+    tokens = pair.acknowledged("rot", 100)
+    harm.spoil_database(pair.old, database)
+    said = "sqlite3.DatabaseError: database disk image is malformed"  # as the service would, when it reads there
+    site.hosts[pair.old].run(["sudo", "-n", "tee", "-a", "/var/log/supervisor/genesis.log"], input=f"{said}\n".encode())
+    eventually(lambda: serves(pair.new), DAMAGED_S, f"{pair.new} takes over from damaged data")
+    pair.taken_over(tokens)
+    pair.follows_again()
     assert status(env)["lease"]["over_released"]
 
 

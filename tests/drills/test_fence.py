@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import httpx
 import pytest
 
 from lab import config, faults, lifecycle
@@ -216,3 +217,29 @@ def test_a_primary_whose_key_is_deleted_loses_nothing_it_acknowledged(env: Env) 
     final = pair.written(pair.epoch)
     pair.serves_nobody(2.0)
     assert pair.written(pair.epoch) == final and not service_runs(pair.old["name"])
+
+
+def test_a_primary_behind_a_closed_firewall_is_spoken_with_again_when_it_follows(env: Env) -> None:
+    """The rung that never stands alone: what was connected stays so until the lease has run out."""
+    run(env, "fab", "reprotect", "--yes")
+    pair = Pair(env)
+    policy("firewall+self-fence")
+    faults.cut_region(pair.old["region"], "operator")
+    tokens: list[str] = []
+    end = threading.Event()
+    load = threading.Thread(target=_write_on, args=(pair.old["address"], tokens, end))
+    load.start()
+    try:
+        eventually(lambda: len(tokens) > 20, 20, "writes are acknowledged")
+        run(env, "fab", "failover", "--yes")
+    finally:
+        end.set()
+        load.join()
+        faults.heal()
+    assert missing(pair.new["address"], tokens) == []
+    assert pair.site.cloud.has_closing(pair.old["name"]) and not service_runs(pair.old["name"])
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"http://{pair.old['address']}:8008/health", timeout=1.0, trust_env=False)
+    run(env, "fab", "reprotect", "--yes")
+    assert not pair.site.cloud.has_closing(pair.old["name"])
+    eventually(lambda: status(env)["hosts"][pair.old["name"]].get("role") == "standby", 30, "it follows")
