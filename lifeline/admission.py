@@ -1,6 +1,7 @@
 """What a failover goes on with and what it refuses: pure, from what was seen and what the policy says.  No I/O.
 
-``choose`` says to whom; ``admit`` says whether that host may become primary.  Neither raises: a refusal is a Decision
+``choose`` says to whom; ``lost`` whether there is anything to fail over from; ``admit`` whether that host may become
+primary.  Neither raises: a refusal is a Decision
 with the reason in words and, where the operator may overrule it, the waiver's name.
 """
 
@@ -17,6 +18,7 @@ WAIVE_FENCE = "unfenced-primary"
 WAIVE_DATA = "unverified-data"
 WAIVE_TRAFFIC = "traffic"
 WAIVE_WRITE = "outside-write"
+WAIVE_SERVING = "serving-primary"
 
 
 class Action(StrEnum):
@@ -110,6 +112,20 @@ def choose(view: View) -> Decision:
         )
     target = view.asked or next((name for name in view.hosts if name != lease.holder), "")
     return Decision(Action.FAILOVER, f"{lease.holder} is primary (epoch {lease.epoch}); {target} takes over", target)
+
+
+def lost(choice: Decision, primary: str, serves: bool, waive: frozenset[str] = frozenset()) -> Decision:
+    """May this primary be left?  ``serves``: users are answered by it just now.  One that serves is no lost one: it may
+    be what the last failover made, and its power would be cut."""
+    if not serves or choice.action is not Action.FAILOVER or WAIVE_SERVING in waive:
+        return choice
+    return Decision(
+        Action.REFUSE,
+        f"{primary} is primary and answers its users: a failover would cut it off, with what it acknowledged and the "
+        f"vault hasn't got; nothing was touched (to fail over all the same: --waive {WAIVE_SERVING})",
+        waiver=WAIVE_SERVING,
+        hint="fab status; to move in order, losing nothing: fab switchover",
+    )
 
 
 def admit(

@@ -15,7 +15,7 @@ from lifeline.admission import Action, Candidate, Decision, View
 from lifeline.cloud import TokenRefused
 from lifeline.errors import BadConfig, BadInput, LifelineError, Refused, Unavailable, Unproven
 from lifeline.journal import unfinished
-from lifeline.model import Finding, Host, Lease, Observation
+from lifeline.model import Finding, Host, Lease, Observation, Verdict
 from lifeline.runbook import Outcome, Runbook, Step, check_waivers
 from lifeline.service import Service
 from runbooks.fence import Fence, fence_of, fence_step
@@ -33,7 +33,9 @@ from runbooks.site import Site, confirm
 from runbooks.traffic import as_declared
 
 NAME = "failover"
+SERVES_WITHIN_S = 1.5  # a dead primary isn't waited for longer
 WAIVERS = (
+    admission.WAIVE_SERVING,
     admission.WAIVE_LAG,
     admission.WAIVE_FENCE,
     admission.WAIVE_DATA,
@@ -80,8 +82,9 @@ def prepare(site: Site, target: str | None, waived: frozenset[str], runbook: str
     """Look and decide, without touching anything; raises the refusal if it is one.  ``runbook``: whose journals tell
     what was begun.
 
-    The old primary isn't asked: it is taken for dead, and a dead host answers slowly.  How the name stands is asked
-    beside all that follows, as nothing rests on it before the record is moved.
+    The old primary isn't spoken with: it is taken for dead, and a dead host answers slowly.  Only what users get of it
+    is looked at, beside the rest.  How the name stands is asked beside all that follows, as nothing rests on it before
+    the record is moved.
     """
     names = _beside(lambda: as_declared(site))
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -99,7 +102,10 @@ def prepare(site: Site, target: str | None, waived: frozenset[str], runbook: str
             begun=_begun(site, lease, runbook),
         )
         choice = _go_on(admission.choose(view))
+        assert lease is not None  # choose() refuses without one
         described: Future[Service] = pool.submit(site.service, choice.target)
+        asked = admission.WAIVE_SERVING not in waived
+        answered = _beside(lambda: site.outside.answers(described.result())) if asked else None
         observed: Observation | None = None
         service: Service | None = None
         try:
@@ -110,9 +116,9 @@ def prepare(site: Site, target: str | None, waived: frozenset[str], runbook: str
             raise  # our own fault, not the target's
         except LifelineError as error:
             candidate = Candidate(choice.target, problem=error.message)
+    choice = _go_on(admission.lost(choice, lease.holder, _serves(site, lease.holder, answered), waived))
     decision = _go_on(admission.admit(candidate, choice, site.inventory.policy, waived))
-    # choose() refuses without a lease, admit() a host that can't be seen.
-    assert lease is not None and observed is not None and service is not None
+    assert observed is not None and service is not None  # admit() refuses a host that can't be seen
     return decision, Promotion(site, decision.target, lease, service, observed, names=names)
 
 
@@ -123,6 +129,17 @@ def _beside(look: Callable[[], Finding]) -> Future[Finding]:
         return pool.submit(look)
     finally:
         pool.shutdown(wait=False)
+
+
+def _serves(site: Site, primary: str, answered: Future[Finding] | None) -> bool:
+    """Do users get an answer, and is it this host's?  Whatever can't be had in time is none."""
+    if answered is None:
+        return False
+    try:
+        found = answered.result(SERVES_WITHIN_S)
+    except (LifelineError, TimeoutError):
+        return False
+    return found.verdict is Verdict.PASS and found.evidence.get("address") == site.inventory.host(primary).address
 
 
 def take_over_steps(promotion: Promotion, fenced: Step, again: str) -> list[Step]:

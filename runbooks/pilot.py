@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lifeline.admission import WAIVE_LAG
+from lifeline.admission import WAIVE_LAG, WAIVE_SERVING
 from lifeline.errors import BadInput, LifelineError, Refused
 from lifeline.layout import Config, Layout, load_config
 from lifeline.model import Lease
@@ -78,10 +78,11 @@ def fly(config: Config, order: Mapping[str, Any]) -> Outcome:
 def take_over(config: Config, watched: Lease | None, quiet_since: float | None) -> Outcome:
     """Fail over to this host, or go on with a failover to it that didn't end.
 
-    A copy that is behind is waived: the vault has what it lacks, and to wait for a person would take longer.
+    A copy that is behind is waived: the vault has what it lacks, and to wait for a person would take longer. Whether
+    the old primary answers isn't asked: its lease is over.
     """
     with _site(config, watched, quiet_since) as site:
-        outcome = failover(site, config.name, yes=True, waive=(WAIVE_LAG,))
+        outcome = failover(site, config.name, yes=True, waive=(WAIVE_LAG, WAIVE_SERVING))
     assert outcome is not None  # no dry run
     return outcome
 

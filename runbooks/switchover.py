@@ -33,7 +33,8 @@ def switchover(
 ) -> Outcome | None:
     """Make ``target`` (default: the standby) the primary, in order.  None for a dry run."""
     waived = check_waivers(waive, (admission.WAIVE_DATA, admission.WAIVE_TRAFFIC, admission.WAIVE_WRITE))
-    decision, promotion = prepare(site, target, frozenset(), NAME)
+    # A primary that serves is just what a switchover moves.
+    decision, promotion = prepare(site, target, frozenset({admission.WAIVE_SERVING}), NAME)
     leaving = (
         Leaving(site, promotion.old.name, promotion.lease) if promotion.lease.holder == promotion.old.name else None
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lifeline.admission import Action, Candidate, Decision, View, admit, choose, fence
+from lifeline.admission import Action, Candidate, Decision, View, admit, choose, fence, lost
 from lifeline.model import FailoverPolicy, Finding, Lease, Verdict
 
 HOSTS = ("newyork", "singapore")
@@ -87,6 +87,15 @@ ADMISSIONS = {
     "half way, follower stopped": (Candidate("singapore"), RESUME, Action.RESUME, ""),
     "half way, primary already": (Candidate("singapore", role="primary"), RESUME, Action.RESUME, ""),
 }
+
+
+def test_who_answers_its_users_is_not_lost() -> None:
+    refused = lost(FAILOVER, "newyork", serves=True)
+    assert (refused.action, refused.waiver) == (Action.REFUSE, "serving-primary")
+    assert "--waive serving-primary" in refused.reason and "fab switchover" in refused.hint
+    assert lost(FAILOVER, "newyork", serves=False) == FAILOVER
+    assert lost(FAILOVER, "newyork", serves=True, waive=frozenset({"serving-primary"})) == FAILOVER
+    assert lost(RESUME, "singapore", serves=True) == RESUME
 
 
 @pytest.mark.parametrize("case", ADMISSIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -12,8 +13,9 @@ import pytest
 
 from lifeline.errors import BadConfig, BadInput, DataBad, LifelineError, NotDone, Refused, Unavailable, Unproven
 from lifeline.journal import read_lines
-from runbooks.failover import failover
-from tests.unit.world import NEW, OLD, FakeRemote, HostState, Killed, World
+from lifeline.model import Finding
+from runbooks.failover import failover, prepare
+from tests.unit.world import NEW, OLD, FakeOutside, FakeRemote, HostState, Killed, World
 
 ACTIONS = ["lease", "power-off", "finalize", "start-primary", "record"]
 
@@ -47,6 +49,25 @@ def test_the_standby_becomes_primary(world: World) -> None:
 def test_the_old_primary_is_never_spoken_to(world: World) -> None:
     run(world)
     assert OLD not in world.asked
+
+
+@pytest.mark.parametrize("how", ["it hangs", "it is another host's"])
+def test_an_answer_that_isnt_there_in_time_or_isnt_its_own_saves_no_primary(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    over = threading.Event()
+
+    def answers(*_: object) -> Finding:
+        if how == "it hangs":
+            over.wait(10)
+            return Finding.passed("200", address="198.18.1.10")
+        return Finding.passed("200", address="198.18.2.10")
+
+    monkeypatch.setattr("runbooks.failover.SERVES_WITHIN_S", 0.1)
+    monkeypatch.setattr(FakeOutside, "answers", answers)
+    _, promotion = prepare(world.process(), None, frozenset(), "failover")
+    over.set()
+    assert promotion.new.name == NEW
 
 
 def test_it_works_with_the_old_droplet_off_or_gone(world: World) -> None:

@@ -149,6 +149,7 @@ class World:
     served: dict[str, str] = field(default_factory=dict)  # name server → address, where it isn't the record's
     kept: dict[str, tuple[str, float]] = field(default_factory=dict)  # resolver → (address, until when by the clock)
     asked: list[str] = field(default_factory=list)  # every host that was spoken to
+    mute: int = 1  # the primary of this epoch doesn't answer its users: what failovers are for
     bad_data: bool = False
     rotten: LifelineError | None = None  # of the live files alone; a restore cures it
     books: dict[str, Any] | LifelineError = field(default_factory=AGREE.copy)  # what the compare verb answers
@@ -209,10 +210,12 @@ class FakeOutside(Outside):
         for host in self._world.inventory.hosts:
             state = self._world.hosts[host.name]
             if host.address == self._world.address and state.role == "primary" and state.reachable:
-                return Finding.passed(f"through {host.name}")
+                return Finding.passed(f"through {host.name}", address=host.address)
         return Finding.failed("nobody answers")
 
-    answers = round_trips
+    def answers(self, service: Service) -> Finding:
+        serving = (state.live_epoch for state in self._world.hosts.values() if state.role == "primary")
+        return Finding.failed("it hangs") if self._world.mute in serving else self.round_trips(service)
 
 
 class FakeNames(Names):
