@@ -6,6 +6,7 @@
 | GET ?location | always empty | the region |
 | x-amz-bucket-region | missing | the region |
 | the store is down | connection refused | 503 ServiceUnavailable |
+| an upload breaks off half way | what came of it, be it nothing, takes the object's place | nothing was written |
 | versioning can't be suspended: Object Lock | its own words | AWS's words, which its providers go by |
 | tags of buckets at AWS | lab/buckettags.py | lab/buckettags.py |
 
@@ -90,6 +91,8 @@ def configuration(front: Front) -> str:
   server {{
     listen {front.address}:{front.port};
     add_header x-amz-bucket-region {front.region} always;
+    proxy_request_buffering on;  # SeaweedFS gets whole bodies only
+    client_body_buffer_size 1m;
     recursive_error_pages on;  # 418 to 421 only pick a location: what goes wrong there is an error again
     location / {{
       error_page 418 = @delete;

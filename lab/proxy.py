@@ -2,11 +2,13 @@
 
 A store's front makes SeaweedFS answer like the cloud it stands for (lab/front.py). The proxy lets a shell use names
 like ``bucket.ams3.spaces.test`` without touching the machine's DNS: plain HTTP to the lab alone. Through both, a
-request goes on as it came (URI, Host, headers, body unbuffered), because S3 requests are signed over all of these.
+request goes on as it came (URI, Host, headers, body), because S3 requests are signed over all of these; a front waits
+for the whole of a body before it asks the store.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,8 +57,11 @@ def configuration(spec: ProxySpec) -> str:
     kinds = ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
     temporary = "\n".join(f"  {kind}_temp_path {spec.directory}/tmp/{kind};" for kind in kinds)
     fronts = "\n".join(front.configuration(each) for each in spec.fronts)
+    # Its workers write bodies into folders that are root's alone.
+    account = "user root;" if os.geteuid() == 0 else ""
     return f"""\
 daemon off;
+{account}
 worker_processes 1;
 pid {spec.directory}/nginx.pid;
 error_log stderr warn;
