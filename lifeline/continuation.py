@@ -25,6 +25,7 @@ from lifeline import replica, wal
 from lifeline.errors import LifelineError, StepFailed
 from lifeline.layout import Config, DataFile, own, write_file
 from lifeline.service import Database
+from lifeline.store import Store, find
 from lifeline.verify import connect, rows
 
 log = logging.getLogger("lifeline.continuation")
@@ -51,6 +52,17 @@ def of_owner(body: bytes | None) -> Continues | None:
     """What an epoch's owner.json says of it; None when the epoch stands on its own, or nobody owns it."""
     found = {} if body is None else json.loads(body).get("continues")
     return Continues(int(found["epoch"]), {k: int(v) for k, v in found["databases"].items()}) if found else None
+
+
+def of_next(store: Store, service: str, epoch: int, newest: int) -> Continues | None:
+    """Where history went on from within this epoch, by the owner of whichever later one (up to ``newest``) did; None
+    when none says so."""
+    for later in range(epoch + 1, newest + 1):
+        owner = find(store, f"{replica.epoch_prefix(service, later)}owner.json")
+        found = of_owner(owner.body if owner else None)
+        if found and found.epoch == epoch:
+            return found
+    return None
 
 
 def origin(config: Config, have: DataFile) -> Continues | None:

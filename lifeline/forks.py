@@ -1,8 +1,9 @@
 """What a former primary wrote and the vault never got: set aside, told row by row, merged by nobody, thrown away never.
 
 A fork lies beside its database, `.lifeline/NAME/fork-NNNN/`: the files as they were when their epoch was over, with
-`report.json` once they were compared with the end of that epoch's replica. Only a fork that holds no row of its own is
-removed: then the vault has all of it.
+`report.json` once they were compared with that epoch's replica, as far as history went on from it. That needn't be its
+end: what was on its way into the vault when a line was cut may arrive once the line is whole again, behind the point
+that the new primary had begun from. Only a fork that holds no row of its own is removed: then the vault has all of it.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Any
 
 import apsw
 
-from lifeline import points, rebuild
+from lifeline import continuation, points, rebuild
 from lifeline.backups import quoted
 from lifeline.errors import LifelineError, StepFailed
 from lifeline.extract import literal
-from lifeline.layout import Config, Layout, read_json, write_file
+from lifeline.layout import Config, Layout, read_json, read_role, write_file
 from lifeline.sentinel import TABLE as SENTINEL
 from lifeline.service import Database
 from lifeline.store import Store
@@ -80,7 +81,7 @@ def _compared(config: Config, store: Store, database: Database, folder: Path) ->
     told = {**about, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="compare-") as work:
-            plan = points.plan(store, config.service.name, epoch, database.name)
+            plan = _kept(config, store, database, epoch)
             rebuild.rebuild(store, plan, Path(work) / "vault.db")
             # SQLite would fold the log into the very files that are evidence: it gets copies.
             for path in folder.iterdir():
@@ -91,6 +92,16 @@ def _compared(config: Config, store: Store, database: Database, folder: Path) ->
     except (LifelineError, OSError, apsw.Error) as error:
         why = error.message if isinstance(error, LifelineError) else str(error)
         return {**told, "verdict": "UNKNOWN", "says": why, "txid": None, "tables": {}}
+
+
+def _kept(config: Config, store: Store, database: Database, epoch: int) -> points.Plan:
+    """What history kept of an epoch: all of it, but for what came too late."""
+    service, newest = config.service.name, read_role(config.layout).epoch
+    plan = points.plan(store, service, epoch, database.name)
+    base = continuation.of_next(store, service, epoch, newest)
+    if base and plan.txid > base.txids.get(database.name, plan.txid):
+        return points.plan(store, service, epoch, database.name, txid=base.txids[database.name])
+    return plan
 
 
 def difference(here: Path, vault: Path) -> dict[str, Report]:

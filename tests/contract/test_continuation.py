@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import zlib
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from pathlib import Path
 import apsw
 import pytest
 
-from lifeline import continuation, replica
+from lifeline import continuation, forks, replica
 from lifeline.continuation import Continues
-from lifeline.layout import DataFile, read_data
+from lifeline.host_stores import open_vault_store
+from lifeline.layout import DataFile, read_data, write_role
 from lifeline.service import Database
 from tests.contract.replica_store import S3, Site, store, wait
 from tests.contract.test_replica import Host, ids, insert, restore, writer
@@ -108,6 +110,34 @@ def l0(site: Site) -> list[str]:
 
 def whole(path: Path) -> bool:
     return apsw.Connection(str(path)).execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_what_came_into_the_vault_after_history_had_gone_on_is_a_fork_all_the_same(site: Site, tmp_path: Path) -> None:
+    """A line is whole again, and what its host had begun to send arrives: no epoch goes on from it."""
+    host, _ = promoted(site, tmp_path)
+    layout, end = host.config.layout, site.newest()
+    site.store.write(
+        f"{replica.epoch_prefix(site.service, 2)}owner.json",
+        json.dumps({"host": "b", "epoch": 2, "continues": Continues(1, {"trades": end}).to_json()}).encode(),
+    )
+    with site.replicating():
+        database = writer(site.path)
+        insert(database, 6)
+        site.control.sync(site.path, 30)
+        database.close()
+    assert site.newest() > end
+    folder = layout.beside(host.config.service.databases[0]) / "fork-0001"
+    folder.mkdir(parents=True)
+    for path in site.path.parent.glob(f"{site.path.name}*"):
+        if path.is_file():
+            shutil.copy(path, folder)
+    write_role(layout, "standby", 2)
+    (report,) = forks.compare_all(host.config, open_vault_store(host.config))
+    assert (report["verdict"], report["txid"]) == ("PASS", end)
+    assert [row["id"] for row in report["tables"]["trades"]["only_here"]] == [6]
+    write_role(layout, "standby", 1)  # nobody has gone on from it yet, as far as this host knows
+    (folder / "report.json").unlink()
+    assert forks.compare_all(host.config, open_vault_store(host.config)) == [] and not folder.exists()
 
 
 def test_after_a_restart_of_litestream_it_still_goes_on(site: Site, tmp_path: Path) -> None:
