@@ -129,7 +129,7 @@ class Reprotection:
             until=self.compared,
             within=0,
             peek=lambda: Finding.failed("known when its databases were compared with the vault"),
-            would="compare what was set aside with the end of its epoch, row by row",
+            would="compare what was set aside with what history kept of its epoch, row by row",
             hint="fab forks",
         )
 

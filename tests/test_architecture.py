@@ -9,6 +9,7 @@ import ast
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -90,9 +91,13 @@ class Module:
     def room(self) -> str:
         return self.name.partition(".")[0]
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        return tuple(ast.walk(self.tree))
+
     def imports(self) -> Iterator[str]:
         """Every name imported anywhere in it, dotted and absolute; ``from a import b`` gives ``a.b``."""
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -141,7 +146,7 @@ def purity(module: Module) -> Iterator[str]:
             yield f"{module.name} imports {name}: it must do no I/O and read no clock"
         if within(name, ("lifeline",)) and not within(name, tuple(PURE_NEIGHBOURS)):
             yield f"{module.name} imports {name}: of lifeline, pure modules may import only pure ones"
-    for call in (node for node in ast.walk(module.tree) if isinstance(node, ast.Call)):
+    for call in (node for node in module.nodes if isinstance(node, ast.Call)):
         if isinstance(call.func, ast.Name) and call.func.id in IMPURE_CALLS:
             yield f"{module.name}:{call.lineno} calls {call.func.id}()"
         if isinstance(call.func, ast.Attribute) and call.func.attr in CLOCK_METHODS:
@@ -162,7 +167,7 @@ def know_no_service(module: Module) -> Iterator[str]:
     """Nothing in the library or the runbooks knows the reference service."""
     if module.room not in ("lifeline", "runbooks", "infra"):
         return
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Name | ast.Attribute):
             word = node.id if isinstance(node, ast.Name) else node.attr
             if "genesis" in word.lower():
@@ -172,6 +177,7 @@ def know_no_service(module: Module) -> Iterator[str]:
 RULES: tuple[Callable[[Module], Iterator[str]], ...] = (directions, doors, purity, bare_toolchain, know_no_service)
 
 
+@cache
 def read(file: Path) -> Module:
     relative = file.relative_to(PROJECT).with_suffix("")
     package = relative.name == "__init__"

@@ -211,7 +211,10 @@ def test_a_job_ends_with_the_role_and_the_slot_is_open_again(tmp_path: Path) -> 
     assert host.asked == ["backup --full"]
 
 
-@pytest.mark.parametrize("hours", [-30, -5, -1, 1, 5, 30])
+DAYS = [pytest.param(hours, marks=pytest.mark.slow) for hours in (-30, -5, 5, 30)]
+
+
+@pytest.mark.parametrize("hours", [-1, 1, *DAYS])
 def test_a_clock_that_jumps_makes_no_storm(tmp_path: Path, hours: int) -> None:
     host = Host(tmp_path)
     host.run(600)
@@ -234,6 +237,7 @@ def test_an_entry_from_the_future_makes_no_storm(tmp_path: Path) -> None:
     assert host.asked == ["backup --full", "backup", "backup", "backup"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)  # a day and more of looks: a minute on a busy machine
 def test_late_jobs_are_told_until_they_are_done(tmp_path: Path) -> None:
     host = Host(tmp_path)
@@ -305,6 +309,7 @@ def test_a_disk_that_nobody_can_relieve_is_told(tmp_path: Path, monkeypatch: pyt
     assert "disk-critical" in names(host)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)  # a day and more of looks: a minute on a busy machine
 def test_the_primary_tells_what_a_dead_standby_does_not_do(tmp_path: Path) -> None:
     host = Host(tmp_path)
