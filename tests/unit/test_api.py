@@ -17,6 +17,8 @@ from lab.ports import FirewallRule
 from tests.contract.digitalocean_lab import TOKEN, served
 from tests.contract.digitalocean_tour import KEY, Tour
 
+pytestmark = pytest.mark.slow  # servers and their clients: for make test
+
 CLIENT = httpx.Client(trust_env=False, timeout=20, verify=False)  # loading certificates would take most of the time
 DROPLET = {"name": "a", "region": "nyc3", "size": "s-1vcpu-1gb", "image": "debian-13-x64"}
 

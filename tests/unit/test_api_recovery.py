@@ -25,6 +25,8 @@ from lifeline.errors import BadConfig
 from tests.contract.digitalocean_lab import TOKEN, config, served
 from tests.unit.test_api import DROPLET, Lab
 
+pytestmark = pytest.mark.slow  # servers and their clients: for make test
+
 
 def _started(state: Path, machines: InMemoryMachines, spaces: InMemorySpaces, **settings: Any) -> Any:
     return served(state, machines, spaces, **settings)

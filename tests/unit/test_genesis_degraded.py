@@ -30,6 +30,8 @@ from services.genesis.exchange.book import Book
 from services.genesis.exchange.server import Exchange
 from tests.unit.genesiskit import config, violations
 
+pytestmark = pytest.mark.slow  # servers and their clients: for make test
+
 RULES = Rules(failures=3, window=10, enough=6, timeouts=0.5, rest_s=0.1, trials=2)
 TIMEOUT_S = 3.0  # a busy machine must not look like an ill exchange
 FINE: dict[str, Any] = {}

@@ -22,6 +22,8 @@ from dnslib import RR, A, DNSRecord
 from lifeline.ledger import Event, acknowledged, first_round_trip, read_event
 from services.genesis.client import Ledger, Name, Unresolved
 
+pytestmark = pytest.mark.slow  # servers and their clients: for make test
+
 
 class Zone:
     """A name server with one name; counts the questions."""
