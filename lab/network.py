@@ -179,18 +179,15 @@ def _exclusive() -> Iterator[None]:
 
 
 def attach(droplet_id: int, interfaces: Sequence[Interface]) -> None:
-    """Give a droplet its namespace with eth0, eth1 … plugged into their bridges; built anew when a part is missing."""
+    """Give a droplet its namespace with eth0, eth1 … plugged into their bridges. Always a new one: in that from before
+    the kernel would go on sending, for dead processes, what a power cut had kept from being sent."""
     with _exclusive():
         _attach(droplet_id, interfaces)
 
 
 def _attach(droplet_id: int, interfaces: Sequence[Interface]) -> None:
     namespace = namespace_of(droplet_id)
-    existing = set(links())
     ends = [f"{namespace}e{index}" for index in range(len(interfaces))]
-    if namespace in namespaces() and existing.issuperset(ends):
-        ip_batch(f"link set {end} up" for end in ends)  # its power may have been cut
-        return
     _detach(namespace)
     for bridge in {interface.bridge for interface in interfaces} - set(links()):
         add_bridge(bridge)

@@ -113,6 +113,27 @@ def test_a_connection_that_is_open_hangs_when_it_is_cut(lab: dict[str, str], hos
         assert connection.recv(1)  # retransmission repairs it
 
 
+def test_what_a_power_cut_kept_from_being_sent_never_arrives(
+    lab: dict[str, str], hosts: Bench, pair: TWO_HOSTS
+) -> None:
+    spec = pair["nyc3"]
+    with socket.create_server((config.CLIENT_ADDRESS, 0)) as server:
+        host, port = server.getsockname()
+        script = f"import socket; s = socket.create_connection(('{host}', {port})); input(); s.send(b'too late')"
+        inside = ["ip", "netns", "exec", network.namespace_of(spec.id), "python3", "-I", "-S", "-c", script]
+        with subprocess.Popen(inside, stdin=subprocess.PIPE) as sender:
+            line, _ = server.accept()
+            faults.cut_region("nyc3", "world")
+            sender.communicate(b"now\n", timeout=10)  # it has ended: the rest is its kernel's
+        hosts.machines.power_off(spec.id)
+        faults.heal()
+        hosts.machines.power_on(spec.id)
+        hosts.wait_ready(spec)
+        with line, pytest.raises(TimeoutError):
+            line.settimeout(3)
+            line.recv(100)
+
+
 def test_what_cant_be_cut_is_refused_with_what_can(lab: dict[str, str]) -> None:
     with pytest.raises(BadInput, match="no region 'mars'"):
         faults.cut_region("mars")
