@@ -166,7 +166,7 @@ def _journal(name: str, content: bytes) -> Document:
 def html(document: Document, kept: Sequence[Document] = ()) -> str:
     """The page; every value is escaped.  ``kept``: the journals; each step leads to the line that proves it."""
     environment = templates()
-    environment.filters.update(seconds=seconds, pretty=_pretty, evidence=_evidence)
+    environment.filters.update(seconds=seconds, pretty=_pretty, evidence=_evidence, length_of=objectives.length)
     last = max((step["at_s"] + step["seconds"] for step in _recovery(document)), default=0.0)
     return environment.get_template("report.html").render(
         d=document,
