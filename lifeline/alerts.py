@@ -93,7 +93,7 @@ def _forks(seen: Seen) -> Iterable[Alert]:
             continue
         counts = ", ".join(f"{here} rows of {name}" for name, (here, _) in fork["tables"].items() if here)
         what = counts or ("only changes" if fork["tables"] else "not compared yet")
-        says = f"{fork['folder']} holds what this host wrote and the vault never got: {what}"
+        says = f"{fork['folder']} holds what this host wrote and the vault didn't get in time: {what}"
         yield Alert(f"fork-{fork['folder']}", says, "fab forks")
 
 

@@ -63,4 +63,5 @@ def told(host: str, fork: Mapping[str, Any]) -> str:
         return f"{where}: NOT KNOWN what it holds: {fork.get('says', 'not compared yet')}"
     counts = ", ".join(f"{t['here']} rows of {name}" for name, t in fork["tables"].items() if t["here"])
     settled = " (settled)" if fork.get("settled") else ""
-    return f"{where}: {counts or 'only changed rows'} that never got into the vault, epoch {fork['epoch']}{settled}"
+    what = counts or "only changed rows"
+    return f"{where}: {what} that didn't get into the vault in time, epoch {fork['epoch']}{settled}"
