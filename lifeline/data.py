@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lifeline import points, rebuild, replica
+from lifeline import checked, points, rebuild, replica
 from lifeline.copies import Target, Vault, await_followers, find_end, read_follower
 from lifeline.errors import BadInput, DataBad, StepFailed, Unproven
-from lifeline.layout import Config, DataFile, own, read_data, sync_directory, write_data
+from lifeline.layout import Config, DataFile, own, read_data, read_role, sync_directory, write_data
 from lifeline.model import Finding, Verdict
 from lifeline.progress import Meter, during
 from lifeline.service import Database
@@ -26,6 +26,7 @@ from lifeline.store import Store
 from lifeline.verify import Check, connect, rows, verify_database
 
 PREVIOUS_KEPT = 2
+AT_REST_S = 1.5
 
 
 def finalize(
@@ -90,16 +91,12 @@ def _bring(
     follower = config.layout.following(database, target.epoch)
     method = "restore"
     if applied.get(database.name) == txid and read_follower(follower) == txid:
-        _take(follower, staged)
+        _take(config, database, follower, staged)
         # A follower is a cache: its damage is no verdict on the replica.
-        method = (
-            "follower"
-            if verify_copy(config, database, staged, "quick", deadline).verdict is Verdict.PASS
-            else "restore"
-        )
+        method = "follower" if _look_over(config, database, staged, deadline).verdict is Verdict.PASS else "restore"
     if method == "restore":
         restore_beside(config, database, target.epoch, txid=txid, within=max(1.0, deadline - time.monotonic()))
-        require_good(database.name, verify_copy(config, database, staged, "quick", deadline))
+        require_good(database.name, _look_over(config, database, staged, deadline))
     return {"name": database.name, "txid": txid, "method": method, "seconds": round(time.monotonic() - begun, 3)}
 
 
@@ -267,11 +264,27 @@ def verify_copy(config: Config, database: Database, path: Path, check: Check, de
         return verify_database(path, invariants, check, within=max(1.0, deadline - time.monotonic()))
 
 
-def _take(follower: Path, staged: Path) -> None:
+def _look_over(config: Config, database: Database, staged: Path, deadline: float) -> Finding:
+    with during(f"verifying {database.name}"):
+        return checked.quick(config, database, staged, within=max(1.0, deadline - time.monotonic()))
+
+
+def _take(config: Config, database: Database, follower: Path, staged: Path) -> None:
     staged.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     follower.rename(staged)
     replica.txid_file(follower).unlink(missing_ok=True)
-    set_wal(staged)
+    with checked.our_own_change(config, database, staged):
+        set_wal(staged)
+
+
+def check_ahead(config: Config) -> None:
+    """Whoever may become primary soon: look over what the followers have, so that no promotion waits for it. A copy
+    that still grows isn't worth it: by then it would be another one."""
+    for database in config.service.databases:
+        follower = config.layout.following(database, read_role(config.layout).epoch)
+        with contextlib.suppress(OSError):
+            if time.time() - follower.stat().st_mtime > AT_REST_S:
+                checked.quick(config, database, follower)
 
 
 def clear(path: Path) -> None:

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lifeline import data
 from lifeline.admission import WAIVE_LAG, WAIVE_SERVING
 from lifeline.errors import BadInput, LifelineError, Refused
 from lifeline.layout import Config, Layout, load_config
@@ -36,6 +37,7 @@ from runbooks.serve_again import serve_again
 from runbooks.site import Site
 from runbooks.switchover import hand_over
 
+AHEAD_S = 0.5
 LOOK_S, PATIENT_AFTER_S, PATIENT_LOOK_S = 1.0, 60.0, 20.0  # the cloud counts the questions of an hour
 
 
@@ -97,6 +99,7 @@ def _stand_by(config: Config) -> Mapping[str, Any] | None:
     """Until an order comes; None when nobody is left to give one. The cloud is asked beside: it may be slow."""
     done = threading.Event()
     threading.Thread(target=_look, args=(config, done), daemon=True).start()
+    threading.Thread(target=_check_ahead, args=(config, done), daemon=True).start()
     try:
         line = sys.stdin.readline()
     finally:
@@ -127,6 +130,12 @@ def _look(config: Config, done: threading.Event) -> None:
             _say({"seen": seen})
             if done.wait(LOOK_S if time.monotonic() - begun < PATIENT_AFTER_S else PATIENT_LOOK_S):
                 return
+
+
+def _check_ahead(config: Config, done: threading.Event) -> None:
+    """The copy that may have to serve soon, again whenever it has grown: a large one takes seconds to read."""
+    while not done.wait(AHEAD_S):
+        data.check_ahead(config)
 
 
 def _say(words: Mapping[str, Any]) -> None:
