@@ -10,6 +10,7 @@ by it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import time
@@ -30,13 +31,24 @@ Mark = list[Any]
 def quick(config: Config, database: Database, path: Path, within: float = 300.0) -> Finding:
     """`verify_database`'s quick check of one of a database's copies, or what it found of this very copy just now."""
     invariants = [invariant for invariant in config.service.invariants if invariant.database == database.name]
-    mark = _mark(path, invariants)
-    if mark and (known := _noted(config, database, mark)):
-        return known
-    finding = verify_database(path, invariants, "quick", within=within)
-    if finding.verdict is Verdict.PASS and mark and mark == _mark(path, invariants):
-        _note(config, database, mark, finding, time.monotonic())
-    return finding
+    with _one_look_at_a_time(config, database):  # who comes while another one looks has the answer with that one
+        mark = _mark(path, invariants)
+        if mark and (known := _noted(config, database, mark)):
+            return known
+        finding = verify_database(path, invariants, "quick", within=within)
+        if finding.verdict is Verdict.PASS and mark and mark == _mark(path, invariants):
+            _note(config, database, mark, finding, time.monotonic())
+        return finding
+
+
+@contextlib.contextmanager
+def _one_look_at_a_time(config: Config, database: Database) -> Iterator[None]:
+    """Ends with the process, however that ends."""
+    path = _file(config, database).with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

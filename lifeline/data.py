@@ -90,10 +90,11 @@ def _bring(
     txid = target.txids[database.name]
     follower = config.layout.following(database, target.epoch)
     method = "restore"
-    if applied.get(database.name) == txid and read_follower(follower) == txid:
+    as_far = applied.get(database.name) == txid and read_follower(follower) == txid
+    # A follower is a cache: its damage is no verdict on the replica.
+    if as_far and _look_over(config, database, follower, deadline).verdict is Verdict.PASS:
         _take(config, database, follower, staged)
-        # A follower is a cache: its damage is no verdict on the replica.
-        method = "follower" if _look_over(config, database, staged, deadline).verdict is Verdict.PASS else "restore"
+        method = "follower"
     if method == "restore":
         restore_beside(config, database, target.epoch, txid=txid, within=max(1.0, deadline - time.monotonic()))
         require_good(database.name, _look_over(config, database, staged, deadline))
@@ -264,9 +265,9 @@ def verify_copy(config: Config, database: Database, path: Path, check: Check, de
         return verify_database(path, invariants, check, within=max(1.0, deadline - time.monotonic()))
 
 
-def _look_over(config: Config, database: Database, staged: Path, deadline: float) -> Finding:
+def _look_over(config: Config, database: Database, copy: Path, deadline: float) -> Finding:
     with during(f"verifying {database.name}"):
-        return checked.quick(config, database, staged, within=max(1.0, deadline - time.monotonic()))
+        return checked.quick(config, database, copy, within=max(1.0, deadline - time.monotonic()))
 
 
 def _take(config: Config, database: Database, follower: Path, staged: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
-from lifeline import checked, data
+from lifeline import checked, data, replica
+from lifeline.copies import Target
 from lifeline.layout import Config, write_role
 from lifeline.model import Finding, Verdict
 from lifeline.verify import verify_database
@@ -99,11 +103,30 @@ def test_a_follower_at_rest_is_looked_over_ahead_and_its_promotion_reads_nothing
     write_role(host.layout, "standby", 3)
     follower = host.layout.following(database, 3)
     make(follower)
+    replica.txid_file(follower).write_text(replica.format_txid(7))
     data.check_ahead(host)
     assert looks == []  # it was written to a moment ago
     monkeypatch.setattr(data, "AT_REST_S", 0.0)
     data.check_ahead(host)
     assert looks == [follower]
-    staged = host.layout.staged(database)
-    data._take(host, database, follower, staged)
-    assert quick(host, staged).verdict is Verdict.PASS and looks == [follower]
+    made = data._bring(host, database, Target(3, {"trades": 7}), {"trades": 7}, time.monotonic() + 60)
+    assert made["method"] == "follower"
+    assert quick(host, host.layout.staged(database)).verdict is Verdict.PASS and looks == [follower]
+
+
+def test_who_comes_while_another_one_looks_waits_for_its_answer(host: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path, *rest: Any, **options: Any) -> Finding:
+        assert not begun.is_set(), "read twice"
+        begun.set()
+        go_on.wait(10)
+        return verify_database(path, *rest, **options)
+
+    monkeypatch.setattr("lifeline.checked.verify_database", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(quick, host)
+        assert begun.wait(10)
+        second = pool.submit(quick, host)
+        go_on.set()
+        assert (first.result(10).verdict, second.result(10).verdict) == (Verdict.PASS, Verdict.PASS)
