@@ -243,11 +243,13 @@ def detach(droplet_id: int) -> None:
 
 
 def _detach(namespace: str) -> None:
-    if namespace in namespaces():
-        run(["ip", "netns", "delete", namespace])
+    # Its ends out here first: with the namespace they would go when the kernel finds the time, and until then a bridge
+    # has them still.
     for name in links():
         if name[: len(namespace) + 1] == f"{namespace}e":
             subprocess.run(["ip", "link", "delete", name], capture_output=True, check=False)
+    if namespace in namespaces():
+        run(["ip", "netns", "delete", namespace])
     _remove_idle_bridges()
 
 
