@@ -28,7 +28,7 @@ help: ## this list
 
 # Packages first, where that can be: no check is skipped then for want of a program. Without root, what can be checked is.
 .PHONY: test
-test: $(if $(filter 0,$(shell id -u)),packages) check setup-lab ## prove everything, the lab included: real hosts, real Pulumi, faults (needs root; about 45 min)
+test: $(if $(filter 0,$(shell id -u)),packages) check setup-lab ## prove everything, the lab included: real hosts, real Pulumi, faults (needs root; about 40 min)
 	$(IN_VENV) pytest -m "slow and not lab" -n $(WORKERS) --dist loadfile --timeout 900 tests
 	$(IN_VENV) LIFELINE_REQUIRE_LAB=1 pytest -m lab --timeout 900 tests
 
