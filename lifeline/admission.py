@@ -1,8 +1,8 @@
 """What a failover goes on with and what it refuses: pure, from what was seen and what the policy says.  No I/O.
 
 ``choose`` says to whom; ``lost`` whether there is anything to fail over from; ``admit`` whether that host may become
-primary.  Neither raises: a refusal is a Decision
-with the reason in words and, where the operator may overrule it, the waiver's name.
+primary.  None raises: a refusal is a Decision with the reason in words and, where the operator may overrule it, the
+waiver's name.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ the host and off-site, and noted in the catalogue.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -13,18 +12,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from lifeline import catalogue, data, marker, proc, snapshots
 from lifeline.errors import BadConfig, LifelineError, Refused, StepFailed
-from lifeline.layout import Config, read_role, write_file
+from lifeline.layout import Config, alone, read_role, write_file
 from lifeline.progress import Meter, Say, during, say
 from lifeline.snapshots import Kind, Place, Repository
 from lifeline.verify import connect, rows, verify_database
 
 RESTIC_S = 3600.0
 OPEN_S = 30.0
-POLL_S = 0.2
 NOTE = "entry.json"  # in the staging folder, so in every snapshot: the catalogue's entry, as far as it is known then
 ROOM_FACTOR, ROOM_EXTRA = 1.1, 64 << 20  # of the databases' size, while a backup is being made
 
@@ -41,23 +39,9 @@ Answer = dict[str, Any]
 @contextmanager
 def one_at_a_time(config: Config, what: str, wait_s: float = 0.0) -> Iterator[None]:
     """A lock that ends with the process, however it ends. Refused: another has it still, after ``wait_s`` seconds."""
-    path = config.layout.run / f"{what}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        given_up = time.monotonic() + wait_s
-        while not _locked(file):
-            if time.monotonic() >= given_up:
-                raise Refused(f"another {what} is running on {config.name}", hint="fab status shows its jobs")
-            time.sleep(POLL_S)
+    busy = Refused(f"another {what} is running on {config.name}", hint="fab status shows its jobs")
+    with alone(config.layout.run / f"{what}.lock", busy, wait_s):
         yield
-
-
-def _locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def repositories(config: Config) -> dict[Place, Repository]:
@@ -134,7 +118,7 @@ def _require_room(config: Config) -> None:
 
 def _verified(config: Config, name: str, path: Path, marked: marker.Marked) -> Answer:
     """A copy is verified before it is saved: a backup of damage would be no backup."""
-    invariants = [invariant for invariant in config.service.invariants if invariant.database == name]
+    invariants = config.service.invariants_of(name)
     with during(f"verifying the copy of {name}"):
         finding = verify_database(path, invariants, "full", within=RESTIC_S)
     data.require_good(name, finding)

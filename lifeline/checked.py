@@ -30,7 +30,7 @@ Mark = list[Any]
 
 def quick(config: Config, database: Database, path: Path, within: float = 300.0) -> Finding:
     """`verify_database`'s quick check of one of a database's copies, or what it found of this very copy just now."""
-    invariants = [invariant for invariant in config.service.invariants if invariant.database == database.name]
+    invariants = config.service.invariants_of(database.name)
     with _one_look_at_a_time(config, database):  # who comes while another one looks has the answer with that one
         mark = _mark(path, invariants)
         if mark and (known := _noted(config, database, mark)):
@@ -54,7 +54,7 @@ def _one_look_at_a_time(config: Config, database: Database) -> Iterator[None]:
 @contextlib.contextmanager
 def our_own_change(config: Config, database: Database, path: Path) -> Iterator[None]:
     """What is written to a copy in here takes nothing from what was found of it."""
-    invariants = [invariant for invariant in config.service.invariants if invariant.database == database.name]
+    invariants = config.service.invariants_of(database.name)
     before = _mark(path, invariants)
     known = before and _noted(config, database, before)
     yield

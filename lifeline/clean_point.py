@@ -159,7 +159,7 @@ def _require_runnable(path: Path, check: str) -> None:
 
 
 def _checks(config: Config, database: str, check: str | None) -> list[Invariant]:
-    own = [invariant for invariant in config.service.invariants if invariant.database == database]
+    own = config.service.invariants_of(database)
     if check is None or database != config.service.databases[0].name:
         return own
     return [*own, Invariant("the operator's check", database, check, "no-rows")]

@@ -54,12 +54,17 @@ def of_owner(body: bytes | None) -> Continues | None:
     return Continues(int(found["epoch"]), {k: int(v) for k, v in found["databases"].items()}) if found else None
 
 
+def of(store: Store, service: str, epoch: int) -> Continues | None:
+    """The same, as the vault's owner.json has it."""
+    owner = find(store, f"{replica.epoch_prefix(service, epoch)}owner.json")
+    return of_owner(owner.body if owner else None)
+
+
 def of_next(store: Store, service: str, epoch: int, newest: int) -> Continues | None:
     """Where history went on from within this epoch, by the owner of whichever later one (up to ``newest``) did; None
     when none says so."""
     for later in range(epoch + 1, newest + 1):
-        owner = find(store, f"{replica.epoch_prefix(service, later)}owner.json")
-        found = of_owner(owner.body if owner else None)
+        found = of(store, service, later)
         if found and found.epoch == epoch:
             return found
     return None

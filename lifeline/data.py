@@ -260,7 +260,7 @@ def require_good(name: str, finding: Finding) -> None:
 
 
 def verify_copy(config: Config, database: Database, path: Path, check: Check, deadline: float) -> Finding:
-    invariants = [invariant for invariant in config.service.invariants if invariant.database == database.name]
+    invariants = config.service.invariants_of(database.name)
     with during(f"verifying {database.name}"):
         return verify_database(path, invariants, check, within=max(1.0, deadline - time.monotonic()))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import fcntl
 import json
 import os
 import sys
@@ -24,7 +23,7 @@ from typing import Any
 from lifeline import checked, data, hooks, roles, verify
 from lifeline.apply import apply, configure, differing, follower_programs, read_shipped
 from lifeline.errors import BadInput, DataBad, LifelineError, Refused, StepFailed, Unproven
-from lifeline.layout import Config, Layout, load_config, read_role
+from lifeline.layout import Config, Layout, alone, load_config, read_role
 from lifeline.model import Verdict
 from lifeline.progress import during
 from lifeline.service import HOOKS
@@ -176,19 +175,8 @@ def _vault(config: Config) -> Any:
 @contextmanager
 def _changing(layout: Layout) -> Iterator[None]:
     """One verb at a time changes this host: a runbook that was started twice must not meet itself."""
-    layout.run.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + LOCK_WITHIN_S
-    with (layout.run / "host.lock").open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise Refused(
-                        "another verb is at work on this host", hint="wait for it, or look: ps -C lifeline-host"
-                    ) from None
-                time.sleep(0.1)
+    busy = Refused("another verb is at work on this host", hint="wait for it, or look: ps -C lifeline-host")
+    with alone(layout.run / "host.lock", busy, LOCK_WITHIN_S):
         yield
 
 

@@ -3,22 +3,25 @@ no droplet."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pwd
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from lifeline.errors import BadConfig
+from lifeline.errors import BadConfig, Refused
 from lifeline.model import ROLES, Inventory, Role
 from lifeline.replica import Destination
 from lifeline.service import Database, Service
 
 AGENT_PORT = 8008
+LOCK_POLL_S = 0.1
 OURS = ".lifeline"  # the folder beside what is protected, on the same file system: what is swapped in, and what was
 
 
@@ -289,6 +292,24 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None
+
+
+@contextmanager
+def alone(path: Path, busy: Refused, within_s: float = 0.0) -> Iterator[None]:
+    """One process at a time in here: a lock that ends with it, however it ends. ``busy`` is raised when another one has
+    it still, after so many seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + within_s
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise busy from None
+                time.sleep(LOCK_POLL_S)
+        yield
 
 
 def write_file(path: Path, content: str | bytes, *, mode: int = 0o600) -> bool:

@@ -152,8 +152,7 @@ class _Pass:
         coarse = (self.vault.list(folder) for folder in _folders(self.service, epoch, database))
         end = max((piece.last for infos in coarse for piece in points.pieces(infos)), default=0)
         if not end:
-            owner = find(self.vault, f"{replica.epoch_prefix(self.service, epoch)}owner.json")
-            base = continuation.of_owner(owner.body if owner else None)
+            base = continuation.of(self.vault, self.service, epoch)
             end = base.txids.get(database, 0) if base else 0
         fine = points.onward(self.vault, self.service, epoch, database, end)
         there = {key for level in range(FROM_LEVEL) for key in _keys(self.offsite, f"{prefix}/{level:04x}/")}

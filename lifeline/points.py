@@ -14,7 +14,7 @@ from functools import cached_property
 
 from lifeline import continuation, ltx, replica
 from lifeline.errors import BadInput, DataBad, StepFailed
-from lifeline.store import Info, Missing, Progress, Store, find
+from lifeline.store import Info, Missing, Progress, Store
 
 SNAPSHOTS = 9
 LEVELS = tuple(range(len(replica.LEVELS), -1, -1))
@@ -207,8 +207,7 @@ class _Look:
 
     def continues(self) -> tuple[int, int] | None:
         """(epoch, transaction) that this epoch goes on from."""
-        owner = find(self.store, f"{replica.epoch_prefix(self.service, self.epoch)}owner.json")
-        found = continuation.of_owner(owner.body if owner else None)
+        found = continuation.of(self.store, self.service, self.epoch)
         return (found.epoch, found.txids[self.database]) if found and self.database in found.txids else None
 
     def finish(self, begin: tuple[Piece, ...], txid: int | None) -> Plan:

@@ -238,7 +238,7 @@ def _prove_one(config: Config, make: _Make, entry: Answer | LifelineError | None
 def _verify(config: Config, copy: Copy) -> Finding:
     findings = {}
     for name, path in copy.paths.items():
-        invariants = [invariant for invariant in config.service.invariants if invariant.database == name]
+        invariants = config.service.invariants_of(name)
         with during(f"verifying {name}"):
             findings[name] = verify_database(path, invariants, "full", within=CHECK_S)
     return worst(findings)

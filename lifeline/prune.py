@@ -13,7 +13,7 @@ from lifeline import backups, catalogue, continuation, ltx, points, replica, ret
 from lifeline.errors import LifelineError
 from lifeline.layout import Config
 from lifeline.progress import during
-from lifeline.store import Store, find
+from lifeline.store import Store
 
 Answer = dict[str, Any]
 
@@ -134,8 +134,7 @@ def _epoch(store: Store, service: str, number: int, proved: bool, before: dateti
             databases.add(name)
             if found[0] == points.SNAPSHOTS and info.modified < before:
                 rooted.add(name)
-    owner = find(store, f"{prefix}owner.json")
-    base = continuation.of_owner(owner.body if owner else None)
+    base = continuation.of(store, service, number)
     # With an old snapshot of its own, whatever is still of interest in it begins there.
     return retention.Epoch(number, last, proved, base.epoch if base and databases != rooted else None)
 

@@ -58,7 +58,7 @@ def _one(config: Config, database: Database, folder: Path, expected: Mapping[str
         raise BadInput(f"{live} isn't there: nothing to salvage", hint="fab restore")
     with during(f"recovering what can be had of {database.name}"):
         recover(live, output)
-    invariants = [invariant for invariant in config.service.invariants if invariant.database == database.name]
+    invariants = config.service.invariants_of(database.name)
     with during(f"verifying {database.name}"):
         finding = verify_database(output, invariants, "full", within=RECOVER_S)
     counts = backups.count_rows(output)

@@ -123,6 +123,10 @@ class Service:
                 return database
         raise KeyError(name)
 
+    def invariants_of(self, database: str) -> list[Invariant]:
+        """Those that are asked of the database of that name."""
+        return [invariant for invariant in self.invariants if invariant.database == database]
+
 
 def _service(at: At) -> Service:
     at.only(

@@ -131,7 +131,7 @@ def verify_service(
     findings = {}
     for database in service.databases:
         path = (paths or {}).get(database.name, Path(database.path))
-        invariants = [invariant for invariant in service.invariants if invariant.database == database.name]
+        invariants = service.invariants_of(database.name)
         findings[database.name] = verify_database(path, invariants, check, within=within)
     return worst(findings)
 

@@ -14,20 +14,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lifeline import data
 from lifeline.admission import WAIVE_LAG, WAIVE_SERVING
 from lifeline.errors import BadInput, LifelineError, Refused
-from lifeline.layout import Config, Layout, load_config
+from lifeline.layout import Config, Layout, alone, load_config
 from lifeline.model import Lease
 from lifeline.runbook import Outcome
 from runbooks.failover import failover
@@ -38,6 +35,7 @@ from runbooks.site import Site
 from runbooks.switchover import hand_over
 
 AHEAD_S = 0.5
+BUSY = "a pilot is at work on this host already"
 LOOK_S, PATIENT_AFTER_S, PATIENT_LOOK_S = 1.0, 60.0, 20.0  # the cloud counts the questions of an hour
 
 
@@ -47,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     layout = Layout()
     try:
         config = load_config(layout)
-        with _alone(layout.run / "pilot.lock"):
+        with alone(layout.run / "pilot.lock", Refused(BUSY, hint="fab status")):
             order = _stand_by(config)
             outcome = None if order is None else fly(config, order)
     except LifelineError as error:
@@ -152,18 +150,6 @@ def _watched(document: object) -> Lease | None:
         return Lease.from_json(document, "the lease as watched")
     except LifelineError as error:
         raise BadInput(error.message) from None
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One pilot at a time on this host."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused("a pilot is at work on this host already", hint="fab status") from None
-        yield
 
 
 if __name__ == "__main__":
