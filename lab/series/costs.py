@@ -20,7 +20,7 @@ from lab.bench import page as bench
 from lab.bench.page import Row, Section
 from lab.conduct import ending_in_order, say
 from lab.machines import group_of
-from lab.outsiders import CHECKOUT
+from lab.outsiders import CHECKOUT, poll
 from lab.processes import Group
 from lab.scenarios.trials import TRIALS
 from lab.series import eyes, page
@@ -57,6 +57,13 @@ def agent_pids(host: Host) -> list[int]:
         if any(Path(word).name == AGENT_NAME for word in words):
             found.append(pid)
     return found
+
+
+def alone(hosts: Sequence[Host]) -> bool:
+    """Has no agent a child? It starts a pilot beside it until it has seen the lease renewed, and what an ended one used
+    is counted as its own."""
+    pids = [pid for host in hosts for pid in agent_pids(host)]
+    return not any(_read(f"/proc/{pid}/task/{pid}/children").strip() for pid in pids)
 
 
 def processor_s(stat: str, ticks: int) -> float:
@@ -155,6 +162,10 @@ def measure(stage: Stage, ttl: int) -> tuple[Section, Section]:
     scene = Site(stage, trial, eyes.Stores(inventory, stage.env), BACK_S).paired()
     roles = {scene.old.name: "primary", scene.new.name: "standby"}
     used: dict[str, Used] = {}
+    if not poll(lambda: alone(inventory.hosts), BACK_S):
+        raise StepFailed(
+            f"a pilot still runs on a host that nothing happened to after {BACK_S:.0f} s", hint="fab status"
+        )
     notes, begun = eyes.Notes(), time.monotonic()
     with stage.record.step("a minute with nobody trading"):
         used |= {f"{roles[name]}, idle": one for name, one in look(inventory.hosts).items()}
