@@ -62,8 +62,8 @@ def agent_pids(host: Host) -> list[int]:
 def alone(hosts: Sequence[Host]) -> bool:
     """Has no agent a child? It starts a pilot beside it until it has seen the lease renewed, and what an ended one used
     is counted as its own."""
-    pids = [pid for host in hosts for pid in agent_pids(host)]
-    return not any(_read(f"/proc/{pid}/task/{pid}/children").strip() for pid in pids)
+    tasks = (task for host in hosts for pid in agent_pids(host) for task in Path(f"/proc/{pid}/task").glob("*"))
+    return not any(_read(f"{task}/children").strip() for task in tasks)
 
 
 def processor_s(stat: str, ticks: int) -> float:
