@@ -43,7 +43,9 @@ class Series:
         """Stage, runs, and the books at the end; raises where there is no stage."""
         inventory = self.stage.prepare(self.trial.policy(self.plan.ttl))
         os.environ.update(self.stage.env)  # from here on we are the operator's shell
-        site = Site(self.stage, self.trial, eyes.Stores(inventory, self.stage.env), patience(self.plan.mb))
+        site = Site(
+            self.stage, self.trial, eyes.Stores(inventory, self.stage.env), patience(self.plan.mb), bool(self.plan.mb)
+        )
         if self.plan.mb:
             self._fill(site)
         self.stage.trade(STEADY_S)

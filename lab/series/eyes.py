@@ -40,6 +40,23 @@ CONNECT_S, ANSWER_S = 0.5, 2.0
 PROGRAMS = {"genesis": "bin/genesis serve", "litestream": "litestream replicate"}
 
 
+# -- this machine
+
+
+def busy(seconds: float) -> float:
+    """The share of all its cores that was in use, looked at for so long."""
+    before = _processor()
+    time.sleep(seconds)
+    now = _processor()
+    return 1 - (now[0] - before[0]) / max(1, now[1] - before[1])
+
+
+def _processor() -> tuple[int, int]:
+    """(idle, all) of what the kernel has counted so far."""
+    counted = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return counted[3] + counted[4], sum(counted)
+
+
 # -- who acknowledges
 
 

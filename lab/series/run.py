@@ -29,18 +29,20 @@ from lifeline.model import FailoverPolicy, Host
 
 COMMAND_S = 180.0
 DNS_GRACE_S = 15.0
+REST_S, REST_LOOK_S, REST_BUSY = 900.0, 5.0, 0.5
 LAST_S = 2.0  # the probes of the old primary's last seconds are looked for one by one; the service keeps 1000
 
 
 @dataclass
 class Site:
-    """What all runs of a series share. ``back_s``: how long a host may take to be what it must be. ``counted``: lost or
-    done twice in an earlier run, and told there."""
+    """What all runs of a series share. ``back_s``: how long a host may take to be what it must be. ``rests``: each run
+    begins when the machine is at rest. ``counted``: lost or done twice in an earlier run, and told there."""
 
     stage: Stage
     trial: Trial
     stores: eyes.Stores
     back_s: float
+    rests: bool = False
     counted: set[str] = field(default_factory=set)
 
     @property
@@ -93,6 +95,13 @@ class Site:
         began = time.monotonic()
         return self._await(lambda scene: self.flows(scene.old, began), "a standby and clients")
 
+    def rest(self) -> None:
+        """Until whatever a change of roles left to do is done: with a large database its copies, uploads and proofs take
+        minutes, and both hosts and all stores share this machine's cores. What else runs here is nobody's promotion."""
+        with self.stage.record.step("the machine is at rest"):
+            if not poll(lambda: eyes.busy(REST_LOOK_S) < REST_BUSY, REST_S):
+                raise StepFailed(f"more than {REST_BUSY:.0%} of it is in use after {REST_S:.0f} s")
+
     def _await(self, good: Callable[[Scene], bool], what: str) -> Scene:
         scenes: list[Scene] = []
 
@@ -127,6 +136,8 @@ class Trying:
         """Never raises but for an interruption: what went wrong is in the record."""
         try:
             self.scene = self.site.ready()
+            if self.site.rests:
+                self.site.rest()
             self._go(self.scene)
         except (LifelineError, RuntimeError, OSError) as error:
             self._note(error=getattr(error, "message", str(error)))
