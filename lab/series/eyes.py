@@ -43,18 +43,18 @@ PROGRAMS = {"genesis": "bin/genesis serve", "litestream": "litestream replicate"
 # -- this machine
 
 
-def busy(seconds: float) -> float:
-    """The share of all its cores that was in use, looked at for so long."""
+def gentle(seconds: float) -> float:
+    """The share of all its cores that programs used which give way (nice), looked at for so long."""
     before = _processor()
     time.sleep(seconds)
     now = _processor()
-    return 1 - (now[0] - before[0]) / max(1, now[1] - before[1])
+    return (now[0] - before[0]) / max(1, now[1] - before[1])
 
 
 def _processor() -> tuple[int, int]:
-    """(idle, all) of what the kernel has counted so far."""
+    """(by programs that give way, all) of what the kernel has counted so far."""
     counted = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return counted[3] + counted[4], sum(counted)
+    return counted[1], sum(counted)
 
 
 # -- who acknowledges
