@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,16 @@ class Client:
         self._offset += len(whole)
         self.events += [event for event in map(read_event, whole.decode().splitlines()) if event]
         return self.events
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """It does nothing in here, and goes on afterwards."""
+        group = Group(CLIENT)
+        group.freeze(True)
+        try:
+            yield
+        finally:
+            group.freeze(False)
 
     def stop(self) -> list[Event]:
         """Let it finish what it began, then end it; all its events."""

@@ -43,18 +43,18 @@ PROGRAMS = {"genesis": "bin/genesis serve", "litestream": "litestream replicate"
 # -- this machine
 
 
-def gentle(seconds: float) -> float:
-    """The share of all its cores that programs used which give way (nice), looked at for so long."""
-    before = _processor()
+def busy(seconds: float) -> float:
+    """The share of all its cores that was in use, looked at for so long."""
+    before = _counted()
     time.sleep(seconds)
-    now = _processor()
-    return (now[0] - before[0]) / max(1, now[1] - before[1])
+    now = _counted()
+    return 1 - (now[0] - before[0]) / max(1, now[1] - before[1])
 
 
-def _processor() -> tuple[int, int]:
-    """(by programs that give way, all) of what the kernel has counted so far."""
-    counted = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return counted[1], sum(counted)
+def _counted() -> tuple[int, int]:
+    """(idle, all), in ticks since the kernel began."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 # -- who acknowledges

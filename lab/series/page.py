@@ -51,8 +51,9 @@ HEADS = (
 )
 SIZES = "Promotion and the size of the database"
 SIZES_HOW = """The same series with a database filled to that size before (`--mb`), with rows that nothing compresses;
-*promotion* and *outside write* as above. Each run begins when nothing is left to back up or to
-prove: after a change of roles a large database takes minutes of that, and here both hosts and all stores share the cores.
+*promotion* and *outside write* as above. Each run begins on a machine at rest: after a change
+of roles a large database is uploaded, backed up and proved for minutes, and here both hosts and all stores share the
+cores.
 """
 SIZE_HEADS = ("database, MB", "ttl, s", "runs", "passed", "promotion, s", "outside write, s", "measured")
 MOST_RATIO = 1.3
