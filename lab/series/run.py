@@ -96,8 +96,8 @@ class Site:
         return self._await(lambda scene: self.flows(scene.old, began), "a standby and clients")
 
     def rest(self) -> None:
-        """Until what a change of roles left to do is done, with the clients held: a large database is uploaded, backed up
-        and proved for minutes, and both hosts and all stores share this machine's cores."""
+        """Until what a change of roles left to do is done, with the clients held: a large database is uploaded, backed
+        up and proved for minutes, and both hosts and all stores share this machine's cores."""
         assert self.stage.client
         with self.stage.record.step("the machine comes to rest"), self.stage.client.held():
             if not poll(lambda: eyes.busy(REST_LOOK_S) < REST_SHARE, REST_S):
