@@ -52,6 +52,12 @@ def describe(root: Path, providers: str) -> dict[str, Any]:
     }
 
 
+def in_production(root: Path, providers: str) -> dict[str, Any]:
+    """The same for a drill on a stack that is no lab's, as seen from the operator's machine."""
+    found = describe(root, providers)
+    return found if providers == "lab" else {**found, "real": ["everything: the stack's own hosts"], "simulated": []}
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

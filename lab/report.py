@@ -35,7 +35,7 @@ def document(drill: Drill, environment: Mapping[str, Any]) -> Document:
     beyond = None if facts.rto_s is None or waited is None else round(facts.rto_s - waited, 3)
     steps = [step.to_json(zero) for step in drill.record.steps]
     command = str(drill.recovery or "")
-    steps += [_runbook_step(line, command, fault.wall if fault else None) for line in drill.runbook_steps]
+    steps += [runbook_step(line, command, fault.wall if fault else None) for line in drill.runbook_steps]
     return {
         "scenario": drill.scenario.name,
         "title": drill.scenario.title,
@@ -68,7 +68,8 @@ def document(drill: Drill, environment: Mapping[str, Any]) -> Document:
     }
 
 
-def _runbook_step(line: Mapping[str, Any], command: str, fault_wall: float | None) -> Document:
+def runbook_step(line: Mapping[str, Any], command: str, fault_wall: float | None) -> Document:
+    """A line of a journal as a step of the report."""
     started = datetime.fromisoformat(line["started"]).timestamp()
     return {
         **{name: line[name] for name in ("verdict", "seconds", "started", "evidence")},

@@ -132,16 +132,7 @@ class Stage:
     def outcome(self, command: Command | Typist, since: float) -> tuple[Recovery, list[dict[str, Any]]]:
         """How a runbook that was typed went, by its journals of after ``since`` (wall time); and their steps, each with
         the "journal" in the drill's folder and the "line" of it that it is."""
-        folder = inventories.folder(self.root, STACK) / "journal"
-        journals = sorted(path for path in folder.glob("*.jsonl") if path.stat().st_mtime >= since)
-        lines = []
-        for path in journals:
-            name = path.name if len(journals) > 1 else "journal.jsonl"
-            shutil.copy(path, self.folder / name)
-            lines += [
-                {**line, "journal": name, "line": number} for number, line in numbered(self.folder / name).items()
-            ]
-        lines = [line for line in lines if line["step"] not in (RUN_STARTED, RUN_FINISHED)]
+        lines = journal_lines(self.root, STACK, since, self.folder)
         wrong = [line for line in lines if line["verdict"] in ("FAIL", "UNKNOWN")]
         recovery = Recovery(
             command=str(command),
@@ -222,6 +213,19 @@ class Typist(threading.Thread):
         self.join(max(0.1, within_s))
         if self.is_alive():
             raise StepFailed(f"{self} did not end within {within_s:.0f} s", hint=f"less {self.log}")
+
+
+def journal_lines(root: Path, stack: str, since: float, into: Path) -> list[dict[str, Any]]:
+    """The steps of the stack's journals of after ``since`` (wall time), which are copied ``into`` a folder: each with
+    its "journal" there and its "line"."""
+    found = (inventories.folder(root, stack) / "journal").glob("*.jsonl")
+    journals = sorted(path for path in found if path.stat().st_mtime >= since)
+    lines = []
+    for path in journals:
+        name = path.name if len(journals) > 1 else "journal.jsonl"
+        shutil.copy(path, into / name)
+        lines += [{**line, "journal": name, "line": number} for number, line in numbered(into / name).items()]
+    return [line for line in lines if line["step"] not in (RUN_STARTED, RUN_FINISHED)]
 
 
 def lab_is_up() -> bool:

@@ -29,9 +29,11 @@ class Duty:
     due_days: int = 7
 
 
+PRODUCTION = "production-switchover"  # fab drill --production
+
 CALENDAR = (
     Duty("restart", "Service restart", 1, ("service-restart", "memory-leak")),
-    Duty("failover", "Failover", 1, ("complete-failure", "network-partition", "manual-failover")),
+    Duty("failover", "Failover", 1, ("complete-failure", "network-partition", "manual-failover", PRODUCTION)),
     Duty("recovery", "Full disaster recovery", 3, ("rebuild",), 14),
     Duty("rebuild", "Complete infrastructure rebuild", 12, ("rebuild",), 30),
 )

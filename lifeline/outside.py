@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,18 @@ class Outside:
         with self._client(address, service.port) as client:
             return self._round_trip(client, service.probe, address)
 
+    def still_has(self, service: Service, marks: Sequence[str]) -> dict[str, bool | None]:
+        """Which of the tokens that were written before can be read through the public name; None: it can't be told."""
+        address, problem = self._address()
+        if problem or service.probe is None:
+            return dict.fromkeys(marks)
+        found: dict[str, bool | None] = {}
+        with self._client(address, service.port) as client:
+            for mark in marks:
+                code, body = _ask(client, "GET", service.probe.read_path.replace("{token}", mark))
+                found[mark] = mark in body if code in (200, 404) else None
+        return found
+
     def _round_trip(self, client: httpx.Client, probe: Probe, address: str) -> Finding:
         mark = f"lifeline-{secrets.token_hex(8)}"
 
@@ -87,7 +99,8 @@ class Outside:
             return Finding.failed(f"the write was not acknowledged: {code or ''} {body[:200]}".strip(), **seen)
         code, body = _ask(client, "GET", fill(probe.read_path))
         if code != 200 or mark not in body:
-            return Finding.failed(f"acknowledged, but can't be read back: {code or ''} {body[:200]}".strip(), **seen)
+            says = f"acknowledged, but can't be read back: {code or ''} {body[:200]}".strip()
+            return Finding.failed(says, **seen, acknowledged=True)
         return Finding.passed(f"written and read back through {self.name} ({address})", **seen)
 
     def _address(self) -> tuple[str, str]:
