@@ -245,7 +245,7 @@ def test_each_step_of_the_command_knows_its_line_in_the_journal_that_is_kept(tmp
     assert [(one["journal"], one["line"]) for one in lines] == [("journal.jsonl", number) for number in (2, 3, 5)]
     kept = (bench.folder / "journal.jsonl").read_text().split("\n")
     assert all(json.loads(kept[one["line"] - 1])["step"] == one["step"] for one in lines)
-    shown = report._runbook_step(lines[0], "fab failover", None)
+    shown = report.runbook_step(lines[0], "fab failover", None)
     assert (shown["journal"], shown["line"]) == ("journal.jsonl", 2)
 
 
