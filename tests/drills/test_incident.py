@@ -75,6 +75,20 @@ def test_a_night(env: Env, phone: Pager) -> None:
     assert "places need a person" in said
 
 
+def test_a_drill_in_production_moves_everybody_and_is_evidence(env: Env) -> None:
+    run(env, "fab", "reprotect", "--yes")
+    before = status(env)["lease"]["holder"]
+    run(env, "fab", "drill", "--production", code=4, typed="lab\nno\n")
+    assert status(env)["lease"]["holder"] == before
+
+    said = run(env, "fab", "drill", "--production", typed="lab\nyes\n").stdout
+    report = json.loads((CHECKOUT / "drills/latest/report.json").read_text())
+    after = status(env)["lease"]["holder"]
+    assert after != before and (report["verdict"], report["primary"]) == ("PASS", {"before": before, "after": [after]})
+    assert report["ledger"]["lost"] == 0 and 0 < report["rto"]["measured_s"] < 60
+    assert "newly sealed" in said
+
+
 def test_the_evidence_is_whole_until_somebody_touches_it(env: Env) -> None:
     inventory, vault, offsite = stores(env)
     run(env, "fab", "evidence", "seal")
@@ -87,6 +101,7 @@ def test_the_evidence_is_whole_until_somebody_touches_it(env: Env) -> None:
     ]
     journal = next(key for key in sealed if key.startswith("journal/") and "failover" in key)
     assert any(incidents.id_of(key, inventory.service) for key in sealed)
+    assert any(key.startswith("drills/") and key.endswith("-production-switchover/report.json") for key in sealed)
 
     body = offsite.get(journal).body
     offsite.put(journal, body.replace(b"PASS", b"FAIL", 1))
