@@ -18,7 +18,7 @@ import httpx
 from lab import environment, index, lifecycle, report, scenarios
 from lab.conduct import EXIT, INTERRUPTED, Record, broke_off, note_defect, say, undisturbed
 from lab.outsiders import CHECKOUT, poll
-from lab.pair import holder, mend
+from lab.pair import holder, mend, settle
 from lab.scenarios import Scenario, Situation
 from lab.scenarios.criteria import Criterion, Facts, Recovery, worst
 from lab.scenarios.trials import TRIALS
@@ -214,8 +214,11 @@ class Drill:
         try:
             if self.scenario.mend is not None:
                 self.scenario.mend(self.situation)
-            if (self.stage.was_up or self.options.keep) and not mend(self.stage, PAIR_S):
+            if not (self.stage.was_up or self.options.keep):
+                return
+            if not mend(self.stage, PAIR_S):
                 say("There is no healthy pair of hosts: fab status")
+            settle(self.stage)
         except (LifelineError, OSError, RuntimeError, subprocess.SubprocessError, httpx.HTTPError) as error:
             say(f"What the drill broke could not be mended: {error}; fab status")
 

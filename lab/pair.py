@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from lab import faults
 from lab.outsiders import poll
 from lab.scenarios.trials import Scene
 from lab.series import eyes
 from lab.stage import Stage
-from lifeline.errors import Unproven
+from lifeline.errors import StepFailed, Unproven
+from lifeline.hosts import local
 from lifeline.model import Host
 
-REPROTECT_S = 180.0
+REPROTECT_S, SETTLE_S, COMPARED_S = 180.0, 60.0, 120.0
 
 
 def pair(hosts: Sequence[Host]) -> Scene | None:
@@ -53,3 +56,22 @@ def mend(stage: Stage, within_s: float) -> bool:
         stage.command("reprotect", ["fab", "reprotect", "--yes"], lambda line: line).wait(REPROTECT_S)
         return poll(lambda: pair(hosts) is not None, within_s)
     return True
+
+
+def settle(stage: Stage) -> None:
+    """What a former primary came back with is on its disk and was told: as a person would, who has dealt with it, so
+    that the next drill doesn't begin with this one's alert. StepFailed when it isn't compared in time."""
+    if not poll(lambda: all(one.get("verdict") == "PASS" for one in _forks(stage)), COMPARED_S):
+        raise StepFailed(f"what a former primary wrote isn't compared after {COMPARED_S:.0f} s", hint="fab forks")
+    for one in _forks(stage):
+        if not one["settled"]:
+            where = f"{one['host']}:{one['folder']}"
+            stage.command("settle", ["fab", "forks", "--settle", where], lambda line: line).check(SETTLE_S)
+
+
+def _forks(stage: Stage) -> list[dict[str, Any]]:
+    asked = local(["fab", "forks", "--json"], timeout=SETTLE_S, env=stage.env, cwd=stage.root)
+    if asked.code != 0:
+        raise StepFailed(f"fab forks: {asked.last_words}", hint="fab forks")
+    found: list[dict[str, Any]] = json.loads(asked.stdout)
+    return found
