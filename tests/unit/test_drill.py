@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 
 from lab import drill as drills
-from lab import report, scenarios, stage
+from lab import pair, report, scenarios, stage
 from lab.conduct import Command, Record, everything
 from lab.drill import Drill, Fault, Options
 from lab.outsiders import Client
@@ -335,3 +336,20 @@ def test_the_clients_wait_for_the_ttl_is_told_from_the_recoverys_own_time(tmp_pa
     assert drill.timing() == {
         **{"ttl_s": 30, "ttl_left_at_fault_s": 5.0, "changed_after_s": 7.0, "waited_for_ttl_s": 28.2}
     }
+
+
+def test_forks_are_settled_once_they_are_compared_and_no_other_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork(folder: str, verdict: str, settled: bool = False) -> dict[str, Any]:
+        return {"host": "a", "folder": folder, "verdict": verdict, "settled": settled}
+
+    looks = iter([[fork("one", "UNKNOWN")]])
+    compared = [fork("one", "PASS"), fork("two", "PASS", settled=True)]
+    monkeypatch.setattr(pair, "_forks", lambda stage: next(looks, compared))
+    stage = mock.Mock()
+    pair.settle(stage)
+    assert [call.args[1] for call in stage.command.call_args_list] == [["fab", "forks", "--settle", "a:one"]]
+
+    monkeypatch.setattr(pair, "COMPARED_S", 0.0)
+    monkeypatch.setattr(pair, "_forks", lambda stage: [{"host": "a", "error": "away"}])
+    with pytest.raises(StepFailed, match="isn't compared"):
+        pair.settle(stage)
