@@ -64,7 +64,7 @@ def settle(stage: Stage) -> None:
     if not poll(lambda: all(one.get("verdict") == "PASS" for one in _forks(stage)), COMPARED_S):
         raise StepFailed(f"what a former primary wrote isn't compared after {COMPARED_S:.0f} s", hint="fab forks")
     for one in _forks(stage):
-        if not one["settled"]:
+        if not one.get("settled"):
             where = f"{one['host']}:{one['folder']}"
             stage.command("settle", ["fab", "forks", "--settle", where], lambda line: line).check(SETTLE_S)
 

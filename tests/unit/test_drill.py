@@ -339,11 +339,11 @@ def test_the_clients_wait_for_the_ttl_is_told_from_the_recoverys_own_time(tmp_pa
 
 
 def test_forks_are_settled_once_they_are_compared_and_no_other_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fork(folder: str, verdict: str, settled: bool = False) -> dict[str, Any]:
-        return {"host": "a", "folder": folder, "verdict": verdict, "settled": settled}
+    def fork(folder: str, verdict: str, **more: str) -> dict[str, Any]:
+        return {"host": "a", "folder": folder, "verdict": verdict, **more}
 
     looks = iter([[fork("one", "UNKNOWN")]])
-    compared = [fork("one", "PASS"), fork("two", "PASS", settled=True)]
+    compared = [fork("one", "PASS"), fork("two", "PASS", settled="2026-01-01T00:00:00+00:00")]
     monkeypatch.setattr(pair, "_forks", lambda stage: next(looks, compared))
     stage = mock.Mock()
     pair.settle(stage)
