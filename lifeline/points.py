@@ -438,36 +438,63 @@ def walk(
 
     `deep` reads every file and checks its checksum too.
     """
-    look = _Look(store, service, epoch, database, frozenset())
-    everything = [piece for level in (SNAPSHOTS, *LEVELS) for piece in look.pieces(level)]
+    read: dict[str, str | None] = {}
+    missed: set[str] = set()
+    while True:
+        look = _Look(store, service, epoch, database, frozenset())
+        everything = [piece for level in (SNAPSHOTS, *LEVELS) for piece in look.pieces(level)]
+        before = len(missed)
+        if deep:
+            _read_all(store, everything, read, missed, progress)
+        # To read takes its time, and compacted files go meanwhile: what is there now must be whole without them.
+        if len(missed) == before:
+            break
     snapshots = [piece for piece in everything if piece.level == SNAPSHOTS]
+    holes, end = _holes(look, everything, snapshots)
+    damaged = tuple((piece.key, why) for piece in everything if (why := read.get(piece.key)))
+    total = sum(piece.size for piece in everything)
+    return Walked(len(everything), total, end, tuple(holes), damaged, len(snapshots))
+
+
+def _holes(look: _Look, everything: list[Piece], snapshots: list[Piece]) -> tuple[list[tuple[int, int]], int]:
+    """(last transaction before and first after each, the newest transaction)."""
     before = look.continues()
-    begin = min([*(p.last for p in snapshots[:1]), *([before[1]] if before else [])], default=0)
+    end = min([*(p.last for p in snapshots[:1]), *([before[1]] if before else [])], default=0)
     if look.from_one():
-        begin = 0
-    holes, end = [], begin
+        end = 0
+    holes = []
     for piece in sorted(everything, key=lambda piece: (piece.first, -piece.last)):
         if piece.last <= end:
             continue
         if piece.first > end + 1:
             holes.append((end, piece.first))
         end = piece.last
-    damaged, total = [], sum(piece.size for piece in everything)
-    if deep:
-        done = 0
-        for piece in everything:
-            if why := _damage(store, piece):
-                damaged.append((piece.key, why))
-            done += piece.size
-            if progress:
-                progress(done, total)
-    return Walked(len(everything), total, end, tuple(holes), tuple(damaged), len(snapshots))
+    return holes, end
+
+
+def _read_all(
+    store: Store, everything: list[Piece], read: dict[str, str | None], missed: set[str], progress: Progress | None
+) -> None:
+    """Read what hasn't been ``read`` (what is wrong with each, None: nothing); ``missed``: listed, and gone by then.
+    What is listed again after that, and isn't there again, is damaged."""
+    done, total = 0, sum(piece.size for piece in everything)
+    for piece in everything:
+        if piece.key not in read:
+            try:
+                read[piece.key] = _damage(store, piece)
+            except Missing as error:
+                if piece.key in missed:
+                    read[piece.key] = error.message
+                missed.add(piece.key)
+        done += piece.size
+        if progress:
+            progress(done, total)
 
 
 def _damage(store: Store, piece: Piece) -> str | None:
     try:
         found = ltx.check(stream(store, piece))
-    except (DataBad, Missing) as error:
+    except DataBad as error:
         return error.message
     return None if (found.first, found.last) == (piece.first, piece.last) else "it holds other transactions"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -11,7 +12,8 @@ import pytest
 
 from lab.bench import history
 from lifeline import points
-from lifeline.store import MemoryStore
+from lifeline.replica import replica_prefix
+from lifeline.store import Info, MemoryStore
 
 END = 1_764_160_834.0
 SPAN = history.Span(seconds=5400, fine_s=400, sparse_s=10, dense_s=0.5, snapshot_s=1800, ballast=8_000)
@@ -39,6 +41,48 @@ def replica(tmp_path_factory: pytest.TempPathFactory) -> Replica:
 def test_the_history_is_whole(replica: Replica) -> None:
     walked = points.walk(replica.store, "s", 1, "month", deep=True)
     assert walked.good and walked.newest == len(replica.commits)
+
+
+class Compacted(MemoryStore):
+    """A replica whose single transactions go while it is read, as they do once the coarser files have them."""
+
+    def __init__(self, replica: Replica, going: Sequence[str]) -> None:
+        super().__init__()
+        self._going = list(going)
+        for info in replica.store.list():
+            self.put(info.key, replica.store.get(info.key).body)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        while self._going:
+            self.delete(self._going.pop())
+        return super().get_range(key, start, length)
+
+
+def of_level(replica: Replica, level: int) -> list[points.Piece]:
+    return list(points.pieces(replica.store.list(f"{replica_prefix('s', 1, 'month')}/{level:04x}/")))
+
+
+def test_what_compaction_takes_away_while_the_chain_is_read_is_no_damage(replica: Replica) -> None:
+    coarse = max(piece.last for piece in of_level(replica, 1))
+    store = Compacted(replica, [piece.key for piece in of_level(replica, 0) if piece.last <= coarse])
+    walked = points.walk(store, "s", 1, "month", deep=True)
+    assert walked.good and walked.newest == len(replica.commits)
+    assert walked.pieces < points.walk(replica.store, "s", 1, "month").pieces
+
+
+def test_what_goes_while_the_chain_is_read_and_is_nowhere_else_is_a_hole(replica: Replica) -> None:
+    *_, alone, last = of_level(replica, 0)
+    walked = points.walk(Compacted(replica, [alone.key]), "s", 1, "month", deep=True)
+    assert walked.holes == ((alone.first - 1, last.first),)
+
+
+def test_a_file_that_is_listed_and_never_there_is_damage(replica: Replica) -> None:
+    class Listed(Compacted):
+        def list(self, prefix: str = "", *, after: str = "") -> Iterator[Info]:
+            return replica.store.list(prefix, after=after)
+
+    key = of_level(replica, 0)[-1].key
+    assert [where for where, _ in points.walk(Listed(replica, [key]), "s", 1, "month", deep=True).damaged] == [key]
 
 
 @pytest.mark.parametrize(
