@@ -144,7 +144,8 @@ def _replica(seen: Seen) -> Iterable[Alert]:
 def _verified(seen: Seen) -> Iterable[Alert]:
     if seen.verification and seen.verification.get("verdict") not in (None, "PASS"):
         says = f"the last verification ({seen.verification.get('at')}) is {seen.verification['verdict']}"
-        yield Alert("verification", says, "fab verify")
+        why = seen.verification.get("says")
+        yield Alert("verification", f"{says}: {why}" if why else says, "fab verify")
 
 
 def _guarded(seen: Seen) -> Iterable[Alert]:

@@ -153,6 +153,13 @@ def verification_of(key: str, verifications: Sequence[Mapping[str, Any]]) -> tup
     return None, None
 
 
+def worst_of(verification: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a verification found worst: the point or check with its "says"; None: all of it passed, or was skipped."""
+    found = [*(verification.get("points") or ()), *(verification.get("checks") or ())]
+    bad = [one for one in found if one["verdict"] not in ("PASS", "SKIPPED")]
+    return min(bad, key=lambda one: bool(one["verdict"] != "FAIL"), default=None)
+
+
 def summary(
     keys: Sequence[str],
     verified: Sequence[Mapping[str, Any]],
@@ -172,6 +179,8 @@ def summary(
         if one.get("checks"):
             successes.setdefault("verify-weekly", str(one["at"]))
     last = {key: verified[0].get(key) for key in ("at", "verdict", "rpo_measured_s")} if verified else None
+    if last and (worst := worst_of(verified[0])):
+        last["says"] = f"{worst.get('what') or worst.get('name')}: {worst['says']}"
     failed = {place: copy["error"] for place, copy in copies(newest or {}).items() if (copy or {}).get("error")}
     return {
         **{"successes": successes, "verification": last},

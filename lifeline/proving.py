@@ -105,11 +105,10 @@ def prove(
 
 def failure(answer: Mapping[str, Any]) -> LifelineError | None:
     """What an operator must know of a verification that isn't PASS."""
-    bad = [one for one in (*answer["points"], *answer["checks"]) if one["verdict"] not in ("PASS", "SKIPPED")]
-    if not bad:
+    worst = catalogue.worst_of(answer)
+    if worst is None:
         return None
-    bad.sort(key=lambda one: one["verdict"] != "FAIL")
-    says = f"{bad[0].get('what') or bad[0].get('name')}: {bad[0]['says']}"
+    says = f"{worst.get('what') or worst.get('name')}: {worst['says']}"
     if answer["verdict"] == "FAIL":
         hint = "fab backup --full makes a good copy of what is live; fab restore goes back to the last good point"
         return DataBad(f"a backup is not good: {says}", hint=hint)

@@ -91,13 +91,27 @@ def test_an_entry_of_the_first_version_is_still_read() -> None:
 
 def test_a_verification_that_could_not_tell_is_none_that_was_made() -> None:
     """The keeper makes it again; damage that was found is found."""
+
+    def restic(verdict: str) -> dict[str, str]:
+        return {"name": "restic check", "verdict": verdict, "says": "the vault is away"}
+
     reports = [
-        {"at": f"2026-01-0{day}T03:00:00Z", "verdict": verdict, "checks": ["restic"] * weekly}
+        {"at": f"2026-01-0{day}T03:00:00Z", "verdict": verdict, "checks": [restic(verdict)] * weekly}
         for day, verdict, weekly in ((4, "UNKNOWN", 1), (3, "FAIL", 0), (2, "UNKNOWN", 1), (1, "PASS", 1))
     ]
     summary = catalogue.summary([], reports)
     assert summary["successes"] == {"verify": "2026-01-03T03:00:00Z", "verify-weekly": "2026-01-01T03:00:00Z"}
     assert summary["verification"]["verdict"] == "UNKNOWN"
+    assert summary["verification"]["says"] == "restic check: the vault is away"
+
+
+def test_of_what_a_verification_found_the_damage_is_told_before_what_is_not_known() -> None:
+    def found(verdict: str) -> dict[str, str]:
+        return {"what": "newest", "verdict": verdict, "says": verdict.lower()}
+
+    told = [*map(found, ("PASS", "UNKNOWN", "SKIPPED", "FAIL"))]
+    assert catalogue.worst_of({"points": told}) == found("FAIL")
+    assert catalogue.worst_of({"points": [found("PASS"), found("SKIPPED")], "checks": []}) is None
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (119, "119 s"), (7200, "2 h"), (86400 * 3, "3 d")])
