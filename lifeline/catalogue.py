@@ -160,6 +160,12 @@ def worst_of(verification: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return min(bad, key=lambda one: bool(one["verdict"] != "FAIL"), default=None)
 
 
+def complaint(verification: Mapping[str, Any]) -> str:
+    """The same in words; "" where there is nothing to say."""
+    worst = worst_of(verification)
+    return f"{worst.get('what') or worst.get('name')}: {worst['says']}" if worst else ""
+
+
 def summary(
     keys: Sequence[str],
     verified: Sequence[Mapping[str, Any]],
@@ -179,8 +185,8 @@ def summary(
         if one.get("checks"):
             successes.setdefault("verify-weekly", str(one["at"]))
     last = {key: verified[0].get(key) for key in ("at", "verdict", "rpo_measured_s")} if verified else None
-    if last and (worst := worst_of(verified[0])):
-        last["says"] = f"{worst.get('what') or worst.get('name')}: {worst['says']}"
+    if last and (says := complaint(verified[0])):
+        last["says"] = says
     failed = {place: copy["error"] for place, copy in copies(newest or {}).items() if (copy or {}).get("error")}
     return {
         **{"successes": successes, "verification": last},

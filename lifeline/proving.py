@@ -105,10 +105,9 @@ def prove(
 
 def failure(answer: Mapping[str, Any]) -> LifelineError | None:
     """What an operator must know of a verification that isn't PASS."""
-    worst = catalogue.worst_of(answer)
-    if worst is None:
+    says = catalogue.complaint(answer)
+    if not says:
         return None
-    says = f"{worst.get('what') or worst.get('name')}: {worst['says']}"
     if answer["verdict"] == "FAIL":
         hint = "fab backup --full makes a good copy of what is live; fab restore goes back to the last good point"
         return DataBad(f"a backup is not good: {says}", hint=hint)

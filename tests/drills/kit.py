@@ -42,8 +42,9 @@ def provisioned(env: Env, policy: str = "", alerting: str = "") -> Iterator[Env]
 
 def run(env: Env, *argv: str, code: int | None = 0, typed: str = "") -> subprocess.CompletedProcess[str]:
     """A command that must end with this exit code; None: with any. ``typed``: what it reads from its keyboard."""
-    how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 600, "check": False, "input": typed}
-    done = subprocess.run(argv, env=env, cwd=CHECKOUT, **how)
+    done = subprocess.run(
+        argv, env=env, cwd=CHECKOUT, input=typed, capture_output=True, text=True, timeout=600, check=False
+    )
     said = f"{' '.join(argv)}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     assert code is None or done.returncode == code, said
     return done
