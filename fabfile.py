@@ -390,6 +390,10 @@ DRILL = {
     "ical": "write the calendar to this file",
     "index": "write drills/index.html anew, the page over all drills",
     "production": "no lab: LIFELINE_STACK itself, whose traffic a switchover really moves; asked twice",
+    "isolated": "no lab: a copy of LIFELINE_STACK, made out of its vault and torn down again; says what it costs",
+    "tear_down": "what an isolated drill has left, where it could not tear it down itself",
+    "yes": "with --isolated and --tear-down: don't ask",
+    "dry_run": "with --isolated and --tear-down: only say what would be made, or destroyed",
 }
 
 
@@ -407,16 +411,24 @@ def drill(
     ical: str = "",
     index: bool = False,
     production: bool = False,
+    isolated: bool = False,
+    tear_down: bool = False,
+    yes: bool = False,
+    dry_run: bool = False,
 ) -> None:
     """Rehearse a disaster on the lab's hosts, once or in a series, and report what was measured; or what is due."""
     from lab.drill import main
 
-    if production:
+    if production or isolated or tear_down:
+        from lab import isolated as copy
         from lab.production import production as hold
         from runbooks.doors import open_site
 
         with open_site() as site:
-            sys.exit(hold(site)[1])
+            if tear_down:
+                copy.end(site, yes=yes, dry_run=dry_run)
+                return
+            sys.exit((copy.isolated(site, yes=yes, dry_run=dry_run) if isolated else hold(site))[1])
 
     if due or ical or index:
         from lab.almanac import almanac

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from infra.config import NAMESPACE, ConfigError, StackConfig
 from infra.reader import structured
+from lifeline.model import PUBLIC_API
 
 SEED_FILE = "LIFELINE_SEED_FILE"
 SSH_KEY = "LIFELINE_SSH_KEY"
@@ -19,7 +20,6 @@ SPACES_ENDPOINT = "SPACES_ENDPOINT_URL"
 SPACES_TEMPLATE = "https://{{.Region}}.digitaloceanspaces.com"
 AWS_S3_ENDPOINT = "AWS_ENDPOINT_URL_S3"
 API_ENDPOINT = "DIGITALOCEAN_API_URL"
-API_PUBLIC = "https://api.digitalocean.com"
 
 
 def own_values(everything: Mapping[str, object]) -> dict[str, object]:
@@ -94,7 +94,7 @@ class Endpoints:
 def endpoints(config: StackConfig, everything: Mapping[str, object], env: Mapping[str, str]) -> Endpoints:
     """The same precedence as the providers' own: configuration, then environment, then the public cloud."""
     template = str(everything.get("digitalocean:spacesEndpoint") or env.get(SPACES_ENDPOINT) or SPACES_TEMPLATE)
-    api = str(everything.get("digitalocean:apiEndpoint") or env.get(API_ENDPOINT) or API_PUBLIC)
+    api = str(everything.get("digitalocean:apiEndpoint") or env.get(API_ENDPOINT) or PUBLIC_API)
     return Endpoints(
         vault=template.replace("{{.Region}}", config.vault.region),
         offsite=env.get(AWS_S3_ENDPOINT) or None,

@@ -22,6 +22,7 @@ from lifeline.journal import stamp
 
 if TYPE_CHECKING:
     from lab.drill import Drill
+    from lab.scenarios.criteria import Criterion
 
 Document = dict[str, Any]
 
@@ -43,7 +44,7 @@ def document(drill: Drill, environment: Mapping[str, Any]) -> Document:
         "stack": drill.stage.inventory.stack if drill.stage.inventory else None,
         "verdict": str(drill.verdict),
         "reasons": _reasons(drill),
-        "criteria": [{"name": c.name, "verdict": str(c.verdict), "says": c.says} for c in criteria],
+        "criteria": told(criteria),
         "started": stamp(drill.stage.started),
         "seconds": round(time.monotonic() - drill.stage.begun, 1),
         "fault_at": stamp(datetime.fromtimestamp(fault.wall, UTC)) if fault else None,
@@ -88,8 +89,17 @@ def _operator(drill: Drill) -> Document | None:
 
 def _reasons(drill: Drill) -> list[str]:
     """Why the verdict isn't PASS."""
-    reasons = [f"{c.name}: {c.verdict}, {c.says}" for c in drill.criteria() if c.verdict != "PASS"]
-    return [*([f"the drill broke off: {drill.error}"] if drill.error else []), *reasons]
+    return [*([f"the drill broke off: {drill.error}"] if drill.error else []), *complaints(drill.criteria())]
+
+
+def told(criteria: Sequence[Criterion]) -> list[Document]:
+    """Criteria as the report has them."""
+    return [{"name": c.name, "verdict": str(c.verdict), "says": c.says} for c in criteria]
+
+
+def complaints(criteria: Sequence[Criterion]) -> list[str]:
+    """Those that aren't met, and why."""
+    return [f"{c.name}: {c.verdict}, {c.says}" for c in criteria if c.verdict != "PASS"]
 
 
 def write(folder: Path, document: Document) -> None:

@@ -26,7 +26,7 @@ from lifeline.hosts import local
 from lifeline.journal import RUN_FINISHED, RUN_STARTED, numbered
 from lifeline.model import Inventory
 from lifeline.service import Service
-from runbooks import infrastructure
+from runbooks import stack as pulumi_stack
 
 STACK = "lab"
 PULUMI_S = 300.0
@@ -66,7 +66,7 @@ class Stage:
             up = ["pulumi", "up", "--yes", "--skip-preview", "--suppress-outputs", "--non-interactive", "--color=never"]
             if policy:
                 up += ["--config-file", str(stack_file(self.root, self.folder, policy))]
-            self.command("pulumi-up", up, infrastructure.progress()).check(PULUMI_S)
+            self.command("pulumi-up", up, pulumi_stack.progress()).check(PULUMI_S)
             self.inventory = inventories.from_pulumi(self.root, STACK, functools.partial(local, env=self.env)).inventory
             self.service = Service.load(self.root / "services" / self.inventory.service / "service.toml")
         self.exchange = Exchange(self._books(self.inventory), self.logs / "exchange.log")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lifeline import closing, standing
 from lifeline.errors import BadConfig, Refused, Unavailable
-from lifeline.model import Record
+from lifeline.model import Key, Record
 from lifeline.standing import Address, Standing
 
 if TYPE_CHECKING:
@@ -141,6 +141,34 @@ class DigitalOcean:
     def delete_spaces_key(self, access_key: str) -> None:
         """Delete the key; one that is gone already is as good."""
         self._call("DELETE", f"/v2/spaces/keys/{access_key}", absent=True)
+
+    def add_spaces_key(self, name: str, bucket: str, permission: Literal["read", "readwrite"]) -> Key:
+        """A new key to one bucket. Called again it makes another of the same name."""
+        grants = [{"bucket": bucket, "permission": permission}]
+        made = self._call("POST", "/v2/spaces/keys", {"name": name, "grants": grants})["key"]
+        return Key(str(made["access_key"]), str(made["secret_key"]))
+
+    def spaces_keys(self, name: str) -> list[str]:
+        """The access keys of that name."""
+        found = standing.listed(self._call, "/v2/spaces/keys", "keys", name=name)
+        return [str(one["access_key"]) for one in found if one["name"] == name]
+
+    def prices(self) -> dict[str, float]:
+        """What a droplet of each size costs, USD an hour."""
+        found = standing.listed(self._call, "/v2/sizes", "sizes")
+        return {str(one["slug"]): float(one["price_hourly"]) for one in found}
+
+    def private_ranges(self) -> list[str]:
+        """The private networks that the account has; no two may overlap."""
+        return [str(one["ip_range"]) for one in standing.listed(self._call, "/v2/vpcs", "vpcs")]
+
+    def destroy(self, droplet_id: str) -> None:
+        """Destroy a droplet with its disk; one that is gone already is as good."""
+        self._call("DELETE", f"/v2/droplets/{droplet_id}", absent=True)
+
+    def sweep(self, ours: Callable[[str], bool]) -> list[str]:
+        """Remove what ``standing`` lists and is ours by its label; what that was."""
+        return standing.sweep(self._call, ours)
 
     def uptime(self, check_id: str) -> Mapping[str, str]:
         """What the cloud's probes see, by region: UP, DOWN or CHECKING."""

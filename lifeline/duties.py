@@ -30,11 +30,13 @@ class Duty:
 
 
 PRODUCTION = "production-switchover"  # fab drill --production
+ISOLATED = "isolated-copy"  # fab drill --isolated
 
 CALENDAR = (
     Duty("restart", "Service restart", 1, ("service-restart", "memory-leak")),
-    Duty("failover", "Failover", 1, ("complete-failure", "network-partition", "manual-failover", PRODUCTION)),
-    Duty("recovery", "Full disaster recovery", 3, ("rebuild",), 14),
+    Duty("failover", "Failover", 1, ("complete-failure", "network-partition", "manual-failover", PRODUCTION, ISOLATED)),
+    # The copy comes of the stack's own vault, on hosts that were not there before.
+    Duty("recovery", "Full disaster recovery", 3, ("rebuild", ISOLATED), 14),
     Duty("rebuild", "Complete infrastructure rebuild", 12, ("rebuild",), 30),
 )
 

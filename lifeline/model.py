@@ -27,6 +27,7 @@ MODES: tuple[ModeName, ...] = ("automatic", "manual", "paused")
 FENCE_RUNGS = ("power-off", "vault-key", "firewall", "self-fence")
 NEVER_ALONE = ("firewall",)  # what is connected already it may leave connected
 
+PUBLIC_API = "https://api.digitalocean.com"
 ADOPT = "LIFELINE_ADOPT"  # by which `fab rebuild` tells infra what stands already (infra/adopt.py)
 
 Evidence = Mapping[str, Any]

@@ -28,6 +28,7 @@ _LISTED = (
     ("uptimeCheck:UptimeCheck", "/v2/uptime/checks", "checks", "name", "id"),
     ("monitorAlert:MonitorAlert", "/v2/monitoring/alerts", "policies", "description", "uuid"),
 )
+_LAST = {"vpcs": 1, "tags": 2, "projects": 3}  # these go when nothing is in them any more
 # What tells two of a type apart, where that isn't their name; as a state writes it.
 _LABELS = {BUCKET: "bucket", SET: "setIdentifier", "digitalocean:index/monitorAlert:MonitorAlert": "description"}
 
@@ -64,6 +65,18 @@ def in_account(call: Call) -> Standing:
         for alert in listed(call, f"/v2/uptime/checks/{check}/alerts", "alerts")
     }
     return found
+
+
+def sweep(call: Call, ours: Callable[[str], bool]) -> list[str]:
+    """Remove what is ours by its label, of what an account lists, in an order in which nothing hangs on another; what
+    that was.  What can't be removed is an error."""
+    gone = []
+    for _, path, key, label, identity in sorted(_LISTED, key=lambda row: _LAST.get(row[2], 0)):
+        for one in listed(call, path, key):
+            if ours(str(one[label])):
+                call("DELETE", f"{path}/{one[identity]}", absent=True)
+                gone.append(f"{key}: {one[label]}")
+    return gone
 
 
 def addresses(call: Call, domain: str) -> list[Address]:

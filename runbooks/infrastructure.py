@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from lifeline import inventory as inventories
 from lifeline import points
 from lifeline.cloud import DigitalOcean
-from lifeline.errors import LifelineError, StepFailed, Unavailable
-from lifeline.hosts import Result, local, watched
-from lifeline.model import ADOPT, Inventory
+from lifeline.errors import LifelineError
+from lifeline.model import Inventory
 from lifeline.service import Service
-from lifeline.standing import BUCKET, SPACES, Address, Standing, label
+from lifeline.standing import BUCKET, SPACES, Address, Standing
 from lifeline.store import Store
+from runbooks.stack import Say, Stack
 
 if TYPE_CHECKING:
     from lifeline.accounts import Accounts
-
-UP_S = 1800.0
-ASK_S = 60.0
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -74,15 +67,12 @@ class Pulumi:
     lost: Inventory
     cloud: DigitalOcean
 
+    @property
+    def _stack(self) -> Stack:
+        return Stack(self.root, self.lost.stack, again="fab rebuild")
+
     def known(self) -> list[tuple[str, str]]:
-        if not self._has_stack():
-            return []
-        found = json.loads(self._ask("stack", "export", "--stack", self.lost.stack))["deployment"]
-        return [
-            (one["type"], name)
-            for one in found.get("resources") or ()
-            if one.get("id") and (name := label(one["type"], one.get("inputs") or {}))
-        ]
+        return self._stack.known()
 
     def standing(self) -> Standing:
         return {**self.cloud.standing(), **self._accounts.standing(self._zone), **self._buckets()}
@@ -92,28 +82,15 @@ class Pulumi:
 
     def bring_up(self, take_over: Standing, say: Say) -> None:
         """Twice: what is taken over stays as it is the first time."""
-        stack = self.lost.stack
-        if not self._has_stack():
-            self._ask("stack", "init", stack)
-        self._up(take_over, say, "--refresh")  # what a state knows and the clouds don't is made again too
+        stack = self._stack
+        if not stack.exists():
+            stack.init()
+        stack.up(take_over, say, "--refresh")  # what a state knows and the clouds don't is made again too
         if take_over:
-            self._up({}, say)
-
-    def _up(self, take_over: Standing, say: Say, *flags: str) -> None:
-        show = progress()
-
-        def hear(line: str) -> None:
-            if shown := show(line):
-                say(shown)
-
-        up = ["pulumi", "up", "--stack", self.lost.stack, "--yes", "--skip-preview", "--suppress-outputs", *flags]
-        env = {**os.environ, ADOPT: json.dumps(take_over)}
-        done = watched([*up, "--non-interactive", "--color=never"], hear, timeout=UP_S, env=env, cwd=self.root)
-        if done.code != 0:
-            raise StepFailed(f"pulumi up: {complaint(done)}", hint="mend that, then fab rebuild, which goes on")
+            stack.up({}, say)
 
     def inventory(self) -> Inventory:
-        return inventories.from_pulumi(self.root, self.lost.stack).inventory
+        return self._stack.inventory()
 
     def data(self, service: Service) -> Data:
         from lifeline.vault import key_from_environment, open_store
@@ -121,10 +98,9 @@ class Pulumi:
         tried: list[str] = []
         for name, ref, keys in (("vault", self.lost.vault, "SPACES"), ("offsite", self.lost.offsite, "AWS")):
             try:
-                store = open_store(ref, key_from_environment(keys))
-                epochs = points.epochs(store, service.name, newest_prefix(store, service.name))
-                if epochs:
-                    return replace(newest(store, service, epochs[0]), source=name, tried=tuple(tried))
+                found = newest_data(open_store(ref, key_from_environment(keys)), service)
+                if found is not None:
+                    return replace(found, source=name, tried=tuple(tried))
                 tried.append(f"the {name} holds no replica")
             except LifelineError as error:
                 tried.append(f"the {name}: {error.message}")
@@ -160,19 +136,6 @@ class Pulumi:
                 found[BUCKET][ref.bucket] = ref.bucket
         return found
 
-    def _has_stack(self) -> bool:
-        stacks = json.loads(self._ask("stack", "ls", "--json"))
-        return any(one["name"].rpartition("/")[2] == self.lost.stack for one in stacks)
-
-    def _ask(self, *words: str) -> bytes:
-        done = local(["pulumi", *words, "--non-interactive"], timeout=ASK_S, cwd=self.root)
-        if done.code != 0:
-            raise Unavailable(
-                f"pulumi {' '.join(words[:2])}: {done.last_words}",
-                hint="is PULUMI_BACKEND_URL where the new state shall be, and the stack's passphrase set?",
-            )
-        return done.stdout
-
 
 def newest_prefix(store: Store, service: str) -> int:
     """The newest epoch of which there is anything, 0 for none; found without listing what is in them."""
@@ -183,31 +146,18 @@ def newest_prefix(store: Store, service: str) -> int:
     return epoch
 
 
-def newest(store: Store, service: Service, epoch: int) -> Data:
-    """The end of an epoch's replica; of several databases, as of the one that was written last before the others."""
-    plans = [points.plan(store, service.name, epoch, database.name) for database in service.databases]
+def newest_data(store: Store, service: Service) -> Data | None:
+    """The end of the newest epoch of which there is anything."""
+    epochs = points.epochs(store, service.name, newest_prefix(store, service.name))
+    return newest(plans_of(store, service, epochs[0])) if epochs else None
+
+
+def plans_of(store: Store, service: Service, epoch: int) -> list[points.Plan]:
+    """What the end of an epoch is made of, each database's."""
+    return [points.plan(store, service.name, epoch, database.name) for database in service.databases]
+
+
+def newest(plans: Sequence[points.Plan]) -> Data:
+    """As of the database that was written last before the others."""
     at = min(max(piece.modified for piece in plan.pieces) for plan in plans)
-    return Data(epoch=epoch, txids={plan.database: plan.txid for plan in plans}, at=at)
-
-
-def complaint(done: Result) -> str:
-    """What went wrong, out of all it said."""
-    wrong = [line.strip() for line in done.text.splitlines() if "error:" in line.lower()]
-    return "\n".join(dict.fromkeys(wrong)) or done.last_words
-
-
-def progress() -> Callable[[str], str | None]:
-    """Of a screenful, a running count of resources: every tenth, and whatever went wrong."""
-    counted = 0
-
-    def show(line: str) -> str | None:
-        nonlocal counted
-        if "error" in line.lower():
-            return line
-        done = ("created", "updated", "replaced", "deleted", "imported")
-        if line.rstrip().endswith(done) or any(f" {word} (" in line for word in ("created", "imported")):
-            counted += 1
-            return f"{counted} resources …" if counted % 10 == 0 else None
-        return line.strip() if line.strip().startswith("Duration") else None
-
-    return show
+    return Data(epoch=plans[0].epoch, txids={plan.database: plan.txid for plan in plans}, at=at)

@@ -97,16 +97,16 @@ def peer_key(secret: str, stack: str) -> str:
     return hashlib.scrypt(secret.encode(), salt=f"lifeline/peer/{stack}".encode(), n=1 << 14, r=8, p=1, dklen=32).hex()
 
 
-def shipped_files(site: Site, host: Host, release: str, service: Path, secret: str) -> dict[str, str]:
+def shipped_files(site: Site, host: Host, release: str, service: Path, secret: str, token: str) -> dict[str, str]:
     """The files of mode 0600 that a host gets: its inventory with no secrets but its own, its name, the service's
-    environment."""
+    environment, the cloud's token (``pilot_token``)."""
     inventory = site.inventory
     return {
         "inventory.json": json.dumps(inventory.for_host(host.name), indent=1, sort_keys=True),
         "host.json": json.dumps({"name": host.name, "release": release}),
         "service.env": service_env(site.root, inventory.stack, service),
         "restic.password": restic_password(secret, inventory.stack) + "\n",
-        "pilot.token": pilot_token(),
+        "pilot.token": token,
         "peer.key": peer_key(secret, inventory.stack) + "\n",
     }
 
@@ -127,6 +127,7 @@ class Provisioning:
     site: Site
     service: Path
     wheelhouse: Callable[[], Path]
+    token: Callable[[], str] = pilot_token
     bundle: Bundle | None = None
     store: Store | None = None
     leases: Leases | None = None
@@ -232,7 +233,7 @@ class Provisioning:
         self.changed = {name: answer["changed"] for name, answer in self._each(self._send).items()}
 
     def _send(self, remote: Remote, *flags: str) -> dict[str, Any]:
-        files = shipped_files(self.site, remote.host, self._bundle().digest, self.service, self.secret)
+        files = shipped_files(self.site, remote.host, self._bundle().digest, self.service, self.secret, self.token())
         argv = ["sudo", "-n", HOST_TOOL, "configure", *flags]
         result = remote.run(argv, input=json.dumps({"files": files}).encode(), timeout=CONFIGURE_S, check=False)
         return read_answer(remote.host.name, "configure", result)

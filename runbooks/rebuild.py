@@ -25,11 +25,12 @@ from lifeline.standing import BUCKET, RECORD, SPACES, ZONE, Address, Standing
 from runbooks.backup import Backup
 from runbooks.catalogue import newest_backup
 from runbooks.here import copy_here
-from runbooks.infrastructure import UP_S, Data, Infrastructure
+from runbooks.infrastructure import Data, Infrastructure
 from runbooks.promotion import Promotion, outside_step, resolvers_step
 from runbooks.provision import Provisioning, passphrase, service_env
 from runbooks.restore import WAIVE_OLDER, Restoration
 from runbooks.site import Site, confirm
+from runbooks.stack import UP_S
 from runbooks.wanted import Asked
 
 NAME = "rebuild"
@@ -381,6 +382,7 @@ class Hosts:
         taken_at: float | None,
         began: float,
         waived: frozenset[str] = frozenset(),
+        provisioning: Provisioning | None = None,
     ) -> None:
         self.site, self.found, self.began = site, found, began
         self.typed = site.clock.utc() - timedelta(seconds=site.clock.monotonic() - began)
@@ -388,7 +390,7 @@ class Hosts:
         lease = site.leases.read()
         if lease is None:
             raise Unavailable("the lease is gone", hint=AGAIN)
-        self.provisioning = _provisioning(site)
+        self.provisioning = provisioning or _provisioning(site)
         self.promotion = Promotion(site, found.host, lease, service, _bare(found.host))
         self.restoration = Restoration(self.promotion, found.source, Asked(), waived=waived)
         self.backup = Backup(site, found.host, full=True)
@@ -440,7 +442,7 @@ class Hosts:
         found, site, host = self.found, self.site, self.promotion.new.name
         data, waived = found.data, [result.step.waiver for result in outcome.results if result.waived]
         lines = [f"{host} serves {site.inventory.service} as epoch {found.epoch}; {self.promotion.old.name} follows."]
-        lines.append(f"Recovery time: {self._recovery_s(outcome):.0f} s from the command to an outside write.")
+        lines.append(f"Recovery time: {self.recovery_s(outcome):.0f} s from the command to an outside write.")
         lines.append(f"The data is {self.restoration.came}. {self._lost(data)}")
         lines += [f"Gone on without proof: {', '.join(waived)}."] if waived else []
         lines.append(
@@ -464,7 +466,7 @@ class Hosts:
             return f"RPO: 0, as nothing is acknowledged before the vault has it; {until}."
         return f"RPO: from the loss back to then; {until}."
 
-    def _recovery_s(self, outcome: Outcome) -> float:
+    def recovery_s(self, outcome: Outcome) -> float:
         """From the command until a stranger's write was read back; what came after that doesn't count."""
         names = [result.step.name for result in outcome.results]
         after = outcome.results[names.index(outside_step(self.promotion).name) + 1 :]

@@ -29,7 +29,7 @@ from lifeline.journal import RUN_STARTED, Journal
 from lifeline.ledger import Acknowledged, Survivor, judge
 from lifeline.model import Targets, Verdict
 from lifeline.objectives import OBJECTIVES
-from runbooks import infrastructure
+from runbooks import stack as pulumi_stack
 
 TARGETS = Targets(600, 1800, 0, 60)
 KEPT = judge([Acknowledged("a", 1.0)], [Survivor("a")], fault_at=2.0, outside=[Survivor("a")])
@@ -149,7 +149,7 @@ def test_a_command_that_does_not_end_is_ended(tmp_path: Path) -> None:
 
 
 def test_pulumi_is_shown_as_a_count_and_its_errors_in_full() -> None:
-    show = infrastructure.progress()
+    show = pulumi_stack.progress()
     lines = [show(f" +  digitalocean:index:Thing t{n} created (0.1s)") for n in range(25)]
     assert [line for line in lines if line] == ["10 resources …", "20 resources …"]
     assert show("error: it is full") == "error: it is full"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lab import production as drill
-from lab.production import Ack, Measured, acknowledged, measure, production
+from lab import stranger
+from lab.production import production
+from lab.stranger import Ack, Measured, acknowledged, measure
 from lifeline import duties
 from lifeline.errors import Refused, Unavailable, Unproven
 from lifeline.model import Finding
@@ -81,14 +82,14 @@ class Marked(FakeOutside):
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(drill, "EVERY_S", 0.005)
-    monkeypatch.setattr(drill, "FIRST_S", 0.5)
-    monkeypatch.setattr(drill, "vaults", lambda inventory: None)
+    monkeypatch.setattr(stranger, "EVERY_S", 0.005)
+    monkeypatch.setattr(stranger, "FIRST_S", 0.5)
+    monkeypatch.setattr(stranger, "vaults", lambda inventory: None)
 
     def away(*_: object) -> None:
         raise Unavailable("the vault is away")
 
-    monkeypatch.setattr(drill, "seal", away)
+    monkeypatch.setattr(stranger, "seal", away)
     return World(tmp_path)
 
 

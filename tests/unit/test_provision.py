@@ -215,7 +215,7 @@ def site(tmp_path: Path) -> Any:
 
 def test_a_host_gets_no_secret_but_its_own(tmp_path: Path) -> None:
     found = inventory()
-    files = provision.shipped_files(site(tmp_path), found.hosts[0], "abc", tmp_path, "passphrase")
+    files = provision.shipped_files(site(tmp_path), found.hosts[0], "abc", tmp_path, "passphrase", "")
     assert "secret-of-primary-newyork" in files["inventory.json"]
     assert "secret-of-backup-singapore" not in "".join(files.values()) and "passphrase" not in "".join(files.values())
     assert json.loads(files["host.json"]) == {"name": "primary-newyork", "release": "abc"}
