@@ -28,6 +28,7 @@ from lifeline import inventory as inventories
 from lifeline.cloud import DigitalOcean
 from lifeline.duties import ISOLATED
 from lifeline.errors import LifelineError, Refused, StepFailed
+from lifeline.inventory import Loaded
 from lifeline.journal import SystemClock
 from lifeline.objectives import OBJECTIVES
 from lifeline.service import Service
@@ -72,9 +73,7 @@ class Isolated:
         full = None if self.full_s is None else self.full_s <= limit
         alone = _untouched(course.site, self.before)
         return [
-            criterion(
-                "the copy served what the stack's vault holds", (read and full is not None) or None, self._data()
-            ),
+            criterion("the copy served what the stack's vault holds", served or None, self._data()),
             criterion("it was made within the maximum of a full recovery", full, report.seconds(self.full_s)),
             *course.criteria(),
             criterion(
@@ -146,7 +145,6 @@ def _warning(site: Site, copy: Copy, price: str) -> str:
 def _hold(drill: Isolated, course: Course, service: Service, settings: dict[str, object]) -> None:
     site, root, began = course.site, course.site.root, course.begun
     drill.before = _standing(site)
-    reopen = functools.partial(site_of, root)
     drill.making = Making(
         site=site,
         copy=drill.copy,
@@ -156,7 +154,7 @@ def _hold(drill: Isolated, course: Course, service: Service, settings: dict[str,
         settings=settings,
         open_store=open_store,
         operator=key_from_environment("SPACES"),
-        reopen=functools.partial(site_of, root),
+        reopen=functools.partial(_opened, root),
     )
     drill.full_s = copies.make(drill.making, began)
     fresh = drill.making.fresh
@@ -187,9 +185,13 @@ def _strike(course: Course, cloud: DigitalOcean, fresh: Site, writer: Stranger) 
     cloud.power_off(old.droplet_id)
     if not poll(lambda: cloud.power_state(old.droplet_id) == "off", OFF_S):
         raise StepFailed(f"the cloud has not powered {old.name} off within {OFF_S:.0f} s", hint=COMMAND)
-    with site_of(course.site.root, fresh.loaded) as anew:
+    with _opened(course.site.root, fresh.loaded) as anew:
         failover(anew, yes=True)
     writer.reaches(fresh.inventory.host(course.new).address, since=len(writer.acks))
+
+
+def _opened(root: Path, loaded: Loaded) -> Site:
+    return site_of(root, loaded, ssh_key=copies.key_path(root, loaded.inventory.stack))
 
 
 def _standing(site: Site) -> tuple[object, ...]:

@@ -49,15 +49,23 @@ def clouds_of(site: Site) -> Pulumi:
     return Pulumi(site.root, site.inventory, DigitalOcean.from_environment(site.inventory.cloud_api))
 
 
-def site_of(root: Path, loaded: inventories.Loaded, *, read_only: bool = False, with_cloud: bool = True) -> Site:
-    """A site over an inventory that was loaded already."""
+def site_of(
+    root: Path,
+    loaded: inventories.Loaded,
+    *,
+    read_only: bool = False,
+    with_cloud: bool = True,
+    ssh_key: Path | None = None,
+) -> Site:
+    """A site over an inventory that was loaded already.  ``ssh_key``: what opens its hosts, by default the
+    operator's."""
     found = loaded.inventory
     cloud = DigitalOcean.from_environment(found.cloud_api) if with_cloud else None
     screen = Screen(sys.stdout, sys.stderr, found.secrets())
     return Site(
         root=root,
         loaded=loaded,
-        hosts=Hosts(found.hosts, hear=screen.hear),
+        hosts=Hosts(found.hosts, ssh_key, hear=screen.hear),
         cloud=cast("Cloud", NoCloud()) if cloud is None else ReadOnly(cloud) if read_only else cloud,
         leases=LeaseDoor(found, _environment("AWS"), f"operator:{getpass.getuser()}", read_only),
         vault=VaultDoor(found, _environment("SPACES"), read_only),

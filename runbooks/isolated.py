@@ -18,6 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
 from lifeline import inventory as inventories
 from lifeline.errors import BadConfig, Refused, StepFailed
 from lifeline.inventory import Loaded
@@ -38,6 +41,7 @@ AGAIN = "fab drill --tear-down"
 SUFFIX = "-drill"
 PROOF = "drill/only-readers-write-here"  # what the reading key must not be able to write
 KEY_S, GONE_S, LOCKED_S = 60.0, 120.0, 60.0
+TELL_BYTES = 50_000_000
 TRIES = 5  # compaction takes files away while they are copied
 OpenStore = Callable[[StoreRef, Key], Store]
 
@@ -99,9 +103,9 @@ def copy_of(inventory: Inventory, now: datetime) -> Copy:
     )
 
 
-def derive(settings: Mapping[str, Any], copy: Copy, ranges: Sequence[str]) -> dict[str, Any]:
-    """The copy's stack file out of the stack's configuration: names, networks, a lock of a day, and no word about whom
-    to call.  Without secrets.  Pure."""
+def derive(settings: Mapping[str, Any], copy: Copy, ranges: Sequence[str], public_key: str) -> dict[str, Any]:
+    """The copy's stack file out of the stack's configuration: names, networks and a key of its own, a lock of a day,
+    and no word about whom to call.  Without secrets.  Pure."""
     start = "lifeline:"
     own = {key.removeprefix(start): value for key, value in settings.items() if key.startswith(start)}
     if missing := [key for key in ("primary", "backup", "vault", "offsite", "domain") if key not in own]:
@@ -111,7 +115,7 @@ def derive(settings: Mapping[str, Any], copy: Copy, ranges: Sequence[str]) -> di
     homes = zip(("primary", "backup"), copy.hosts, ranges, strict=True)
     own |= {home: {**own[home], "name": name, "vpcRange": network} for home, name, network in homes}
     own |= {
-        **{"domain": copy.domain, "protect": "false"},
+        **{"domain": copy.domain, "protect": "false", "sshPublicKey": public_key},
         "offsite": {**own["offsite"], "lockMode": "governance", "lockDays": 1},
         "policy": {**(own.get("policy") or {}), "mode": "manual"},
     }
@@ -225,8 +229,8 @@ def _transfer(source: Store, target: Store, pieces: Sequence[Piece], say: Say) -
                         file.write(part)
                 upload_file(target, path, piece.key)
         done += piece.size
-        if total and done * 10 // total > told:
-            told = done * 10 // total
+        if done - told > TELL_BYTES:
+            told = done
             say(f"{done / 1e6:.0f} of {total / 1e6:.0f} MB …")
 
 
@@ -269,12 +273,11 @@ class Making:
         return Finding.passed(", ".join(f"{host.name} {host.address}" for host in hosts))
 
     def bring_up(self) -> None:
-        seed = seed_path(self.site.root, self.copy.stack)
-        seed.touch(mode=0o600)
-        seed.write_text(secrets.token_hex(32))  # another one each time: a bucket's name is not free again for days
+        public_key = draw(self.site.root, self.copy.stack)
         ranges = free_ranges(self.cloud.private_ranges(), len(self.copy.hosts))
         # JSON is YAML; Pulumi adds its salt, and removes the file with the stack.
-        self.stack.file.write_text(json.dumps(derive(self.settings, self.copy, ranges), indent=1) + "\n")
+        own = derive(self.settings, self.copy, ranges, public_key)
+        self.stack.file.write_text(json.dumps(own, indent=1) + "\n")
         self.stack.init()
         self.stack.up({}, self._say)
         self.fresh = self.reopen(Loaded(self.stack.inventory(), f"Pulumi's stack {self.copy.stack}"))
@@ -391,6 +394,22 @@ def seed_path(root: Path, stack: str) -> Path:
     return inventories.folder(root, stack) / "seed"
 
 
+def key_path(root: Path, stack: str) -> Path:
+    """Of the private key that opens its hosts."""
+    return inventories.folder(root, stack) / "id_ed25519"
+
+
+def draw(root: Path, stack: str) -> str:
+    """Its seed, another one each time: a bucket's name is not free again for days.  And its key, as an account takes
+    none twice: the public half."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    for path, text in ((seed_path(root, stack), secrets.token_hex(32).encode()), (key_path(root, stack), private)):
+        path.touch(mode=0o600)
+        path.write_bytes(text)
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
 def stack_of(root: Path, copy: Copy) -> Stack:
     """Its Pulumi stack."""
     return Stack(root, copy.stack, AGAIN, {"LIFELINE_SEED_FILE": str(seed_path(root, copy.stack))})
@@ -441,7 +460,7 @@ def _forget(root: Path, copy: Copy) -> None:
     """The note last.  Its journals stay, and its settings, where a person has put some there."""
     folder = inventories.folder(root, copy.stack)
     stack_of(root, copy).file.unlink(missing_ok=True)
-    for path in (inventories.cache_path(root, copy.stack), seed_path(root, copy.stack), note_path(root, copy.stack)):
-        path.unlink(missing_ok=True)
+    for path in (inventories.cache_path, seed_path, key_path, note_path):
+        path(root, copy.stack).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         shutil.rmtree(folder)
