@@ -25,6 +25,7 @@ from lab.scenarios.criteria import Criterion, criterion
 from lab.stage import journal_lines
 from lab.stranger import Course, Story, Stranger
 from lifeline import inventory as inventories
+from lifeline.accounts import Accounts
 from lifeline.cloud import DigitalOcean
 from lifeline.duties import ISOLATED
 from lifeline.errors import LifelineError, Refused, StepFailed
@@ -255,7 +256,8 @@ def guard(root: Path, copy: Copy) -> None:
 def tear_down(root: Path, copy: Copy, cloud: DigitalOcean) -> None:
     """By whoever holds its lock."""
     say(f"── {copy.stack} is torn down")
-    copies.tear_down(root, copy, stack_of(root, copy), cloud, SystemClock(), lambda line: say(f"   {line}"))
+    accounts = Accounts(key_from_environment("AWS"))
+    copies.tear_down(root, copy, stack_of(root, copy), cloud, accounts, SystemClock(), lambda line: say(f"   {line}"))
     say("   nothing of it is left")
 
 
@@ -302,7 +304,11 @@ def main(stack: str, root: Path) -> int:
             return 0
         copy = copies.read_note(copies.note_path(root, stack))
         loaded = inventories.load(root, copy.of)
-        tear_down(root, copy, DigitalOcean.from_environment(loaded.inventory.cloud_api))
+        try:
+            tear_down(root, copy, DigitalOcean.from_environment(loaded.inventory.cloud_api))
+        except LifelineError as error:
+            say(str(error))
+            return error.exit_code
     return 0
 
 

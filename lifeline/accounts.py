@@ -52,6 +52,20 @@ class Accounts:
         if user := self.owner(access_key):
             _asked("delete an access key", partial(self._iam.delete_access_key, UserName=user, AccessKeyId=access_key))
 
+    def remove(self, user: str) -> bool:
+        """Delete one of the hosts' users with all that it has; False where there is none."""
+        if user not in self._users():
+            return False
+        iam = self._iam
+        for one in _asked("list access keys", partial(iam.list_access_keys, UserName=user))["AccessKeyMetadata"]:
+            _asked(
+                "delete an access key", partial(iam.delete_access_key, UserName=user, AccessKeyId=one["AccessKeyId"])
+            )
+        for policy in _asked("list policies", partial(iam.list_user_policies, UserName=user))["PolicyNames"]:
+            _asked("delete a policy", partial(iam.delete_user_policy, UserName=user, PolicyName=policy))
+        _asked("delete a user", partial(iam.delete_user, UserName=user))
+        return True
+
     @cached_property
     def _iam(self) -> IAMClient:
         made: IAMClient = self._session.client("iam", config=_SETTINGS)

@@ -34,7 +34,7 @@ from runbooks.infrastructure import Data, newest, newest_prefix, plans_of
 from runbooks.provision import Provisioning, service_env
 from runbooks.rebuild import Found, Hosts
 from runbooks.site import Site
-from runbooks.stack import UP_S, Locked, Say, Stack
+from runbooks.stack import LOCKED, UP_S, Locked, Say, Stack
 
 NAME = "isolated"
 AGAIN = "fab drill --tear-down"
@@ -57,6 +57,12 @@ class Cloud(Protocol):
     def droplet_id(self, name: str) -> str | None: ...
     def destroy(self, droplet_id: str) -> None: ...
     def sweep(self, ours: Callable[[str], bool]) -> list[str]: ...
+
+
+class Accounts(Protocol):
+    """And of AWS."""
+
+    def remove(self, user: str) -> bool: ...
 
 
 # -- what it is
@@ -418,42 +424,60 @@ def stack_of(root: Path, copy: Copy) -> Stack:
 # -- its end
 
 
-def tear_down(root: Path, copy: Copy, stack: Stack, cloud: Cloud, clock: Clock, say: Say) -> None:
+def tear_down(root: Path, copy: Copy, stack: Stack, cloud: Cloud, accounts: Accounts, clock: Clock, say: Say) -> None:
     """Destroy all of it, and forget it when nothing is left.  Any number of times, from any state.  StepFailed says
     what is left."""
-    for key in cloud.spaces_keys(copy.reader):
-        cloud.delete_spaces_key(key)
     if stack.exists():
-        _destroy(stack, clock, say, ours=note_path(root, copy.stack).exists())
+        ours = note_path(root, copy.stack).exists()
+        try:
+            _destroy(stack, clock, say, ours)
+        except Locked:
+            raise
+        except StepFailed as error:
+            # A pulumi that was killed had asked for more than it could write down, and what hangs on that stays too.
+            say(f"not all of it went: {error.message.splitlines()[-1]}")
+            _sweep(copy, cloud, accounts, clock, say)
+            _destroy(stack, clock, say, ours, "--refresh")
         stack.remove()
-    # What a killed pulumi had asked for, and not yet written down.
+    _sweep(copy, cloud, accounts, clock, say)
+    _forget(root, copy)
+
+
+def _sweep(copy: Copy, cloud: Cloud, accounts: Accounts, clock: Clock, say: Say) -> None:
+    """What is there by its name, whether or not a state has heard of it."""
+    for name in (copy.reader, *(f"{copy.label}-{host}" for host in copy.hosts)):
+        for key in cloud.spaces_keys(name):
+            cloud.delete_spaces_key(key)
+            say(f"key {name}: taken back")
     for host in copy.hosts:
         if droplet := cloud.droplet_id(host):
-            say(f"droplet {host} ({droplet}) was in no state: destroyed")
             cloud.destroy(droplet)
+            say(f"droplet {host} ({droplet}): destroyed")
+        if accounts.remove(f"{copy.label}-{host}"):
+            say(f"AWS user {copy.label}-{host}: removed")
     deadline = clock.monotonic() + GONE_S
     while left := [host for host in copy.hosts if cloud.droplet_id(host)]:
         if clock.monotonic() > deadline:
             raise StepFailed(f"{', '.join(left)} can't be destroyed, and cost money", hint=AGAIN)
         clock.sleep(1.0)
     for swept in cloud.sweep(copy.owns):
-        say(f"{swept} was in no state: removed")
-    _forget(root, copy)
+        say(f"{swept}: removed")
 
 
-def _destroy(stack: Stack, clock: Clock, say: Say, *, ours: bool) -> None:
+def _destroy(stack: Stack, clock: Clock, say: Say, ours: bool, *flags: str) -> None:
     """A pulumi that was begun by a killed drill ends by itself; after a while its lock is what it left.  A lock that is
     somebody else's (not ``ours``) is never broken."""
     deadline = clock.monotonic() + LOCKED_S
     while True:
         try:
-            return stack.destroy(say)
+            return stack.destroy(lambda line: None if LOCKED in line else say(line), *flags)
         except Locked:
             if not ours:
                 raise
-            if clock.monotonic() > deadline:
+            if (left := deadline - clock.monotonic()) <= 0:
                 stack.unlock()
-            clock.sleep(2.0)
+            say(f"a pulumi works on it still, or was killed: {max(0.0, left):.0f} s until its lock is broken")
+            clock.sleep(5.0)
 
 
 def _forget(root: Path, copy: Copy) -> None:

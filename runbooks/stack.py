@@ -17,6 +17,7 @@ from lifeline.standing import Standing, label
 
 UP_S = 1800.0
 ASK_S = 60.0
+LOCKED = "currently locked"  # Pulumi's words
 Say = Callable[[str], None]
 
 
@@ -66,9 +67,9 @@ class Stack:
         """Make what is missing; ``take_over``: what stands and no state knows."""
         self._work(("up", "--suppress-outputs", *flags), say, {ADOPT: json.dumps(take_over)})
 
-    def destroy(self, say: Say) -> None:
-        """All that its state knows.  Locked while another pulumi works on it."""
-        self._work(("destroy", "--suppress-outputs"), say)
+    def destroy(self, say: Say, *flags: str) -> None:
+        """All that its state knows, as far as it goes.  Locked while another pulumi works on it."""
+        self._work(("destroy", "--suppress-outputs", "--continue-on-error", *flags), say)
 
     def unlock(self) -> None:
         """Remove the lock that a killed pulumi has left."""
@@ -94,7 +95,7 @@ class Stack:
         env = {**os.environ, **self.env, **(more or {})}
         done = watched([*argv, "--non-interactive", "--color=never"], hear, timeout=UP_S, env=env, cwd=self.root)
         if done.code != 0:
-            kind = Locked if "currently locked" in done.text else StepFailed
+            kind = Locked if LOCKED in done.text else StepFailed
             raise kind(f"pulumi {verb}: {complaint(done)}", hint=f"mend that, then {self.again}, which goes on")
 
     def _ask(self, *words: str) -> bytes:
