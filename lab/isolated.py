@@ -37,7 +37,8 @@ from lifeline.vault import key_from_environment, open_store
 from runbooks import isolated as copies
 from runbooks.doors import site_of
 from runbooks.failover import failover
-from runbooks.isolated import AGAIN, Copy, Making, copy_of, stack_of
+from runbooks.isolated import AGAIN, Copy, copy_of, stack_of
+from runbooks.isolating import NAME, Making, make
 from runbooks.site import Site, confirm
 from runbooks.stack import Stack
 
@@ -107,7 +108,7 @@ def isolated(
         raise Refused("service.toml has no [probe]: nobody could tell what users meet", hint="less docs/service.md")
     copies.admit(site, copy, stack, cloud)
     settings = Stack(root, copy.of, COMMAND).settings()
-    warning = _warning(site, copy, copies.price(site, settings, cloud))
+    warning = _warning(site, copy, copies.price(settings, cloud))
     if dry_run:
         site.say(warning)
         return None, 0
@@ -157,7 +158,7 @@ def _hold(drill: Isolated, course: Course, service: Service, settings: dict[str,
         operator=key_from_environment("SPACES"),
         reopen=functools.partial(_opened, root),
     )
-    drill.full_s = copies.make(drill.making, began)
+    drill.full_s = make(drill.making, began)
     fresh = drill.making.fresh
     assert fresh is not None
     course.inventory, course.old = fresh.inventory, drill.making.home
@@ -212,9 +213,7 @@ def _untouched(site: Site, before: tuple[object, ...]) -> bool | None:
 def _finish(drill: Isolated, course: Course) -> int:
     course.folder.mkdir(parents=True, exist_ok=True)
     lines = journal_lines(course.site.root, drill.copy.stack, course.started.timestamp(), course.folder)
-    steps = [
-        report.runbook_step(line, COMMAND if copies.NAME in line["run_id"] else RECOVERY, course.wall) for line in lines
-    ]
+    steps = [report.runbook_step(line, COMMAND if NAME in line["run_id"] else RECOVERY, course.wall) for line in lines]
     code = stranger.finish(course, drill.criteria(course), steps, {FULL: drill.full_s})
     if drill.left:
         say(f"  STILL THERE, and it costs money: {drill.left}\n  next: {AGAIN}")
