@@ -33,6 +33,7 @@ PULUMI_S = 300.0
 PROVISION_S = 300.0
 FIRST_WRITE_S = 30.0
 COMMAND_S = 600.0
+TICK_S = 0.02  # files are dated by the kernel's last tick, which may lie before a time that was asked for earlier
 
 
 class Stage:
@@ -219,7 +220,7 @@ def journal_lines(root: Path, stack: str, since: float, into: Path) -> list[dict
     """The steps of the stack's journals of after ``since`` (wall time), which are copied ``into`` a folder: each with
     its "journal" there and its "line"."""
     found = (inventories.folder(root, stack) / "journal").glob("*.jsonl")
-    journals = sorted(path for path in found if path.stat().st_mtime >= since)
+    journals = sorted(path for path in found if path.stat().st_mtime >= since - TICK_S)
     lines = []
     for path in journals:
         name = path.name if len(journals) > 1 else "journal.jsonl"

@@ -23,6 +23,11 @@ def status(site: Site, *, as_json: bool = False) -> dict[str, Any]:
     """Print (and return) the state of the site: lease, traffic, hosts, newest verified backup."""
     found = gather(site)
     site.say(json.dumps(found, indent=1) if as_json else render(found))
+    if not as_json and any(site.root.glob(".lifeline/*/copy.json")):
+        from runbooks.isolated import AGAIN, noted  # an incident's status needn't wait for what it rarely needs
+
+        for copy in noted(site.root):
+            site.say(f"An isolated copy of {copy.of} is there since {copy.since}. Is no drill on, it costs: {AGAIN}")
     return found
 
 
