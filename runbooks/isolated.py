@@ -89,7 +89,7 @@ def copy_of(inventory: Inventory, now: datetime) -> Copy:
     stack = f"{inventory.stack}{SUFFIX}"
     return Copy(
         **{"stack": stack, "of": inventory.stack, "service": inventory.service, "since": stamp(now)},
-        hosts=tuple(f"drill-{host.name}" for host in inventory.hosts),
+        hosts=tuple(f"{stack}-{host.name}" for host in inventory.hosts),
         regions=tuple(host.region for host in inventory.hosts),
         domain=f"{stack}.{inventory.record.domain}",
         label=f"{inventory.service}-{stack}",
