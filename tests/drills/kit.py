@@ -22,16 +22,19 @@ STACK = CHECKOUT / "stacks/Pulumi.lab.yaml"
 
 
 @contextmanager
-def provisioned(env: Env, policy: str = "", alerting: str = "") -> Iterator[Env]:
-    """Two hosts, a primary and a standby that could take over; taken away at the end. ``policy``: the stack's, in its
-    own words, instead of that of the lab's stack file, which stays as it is; ``alerting``: likewise, in addition."""
+def provisioned(env: Env, policy: str = "", alerting: str = "", backups: str = "") -> Iterator[Env]:
+    """Two hosts, a primary and a standby that could take over; taken away at the end. ``policy`` and ``backups``: the
+    stack's, in its own words, instead of that of the lab's stack file, which stays as it is; ``alerting``: likewise, in
+    addition."""
     with tempfile.TemporaryDirectory() as folder:
         stack = Path(folder) / STACK.name
-        text, count = re.subn(r"(?m)^(  lifeline:policy: )\{.*\}$", rf"\g<1>{policy}", STACK.read_text())
-        text = text if policy else STACK.read_text()
+        text = STACK.read_text()
+        for key, words in (("policy", policy), ("backups", backups)):
+            found, count = re.subn(rf"(?m)^(  lifeline:{key}: )\{{.*\}}$", rf"\g<1>{words}", text)
+            assert count == 1, f"the stack file has its {key} on one line"
+            text = found if words else text
         more = f"config:\n  lifeline:alerting: {alerting}\n" if alerting else "config:\n"
         stack.write_text(text.replace("config:\n", more, 1))
-        assert count == 1, "the stack file has its policy on one line"
         run(env, "pulumi", "up", "--yes", "--skip-preview", "--non-interactive", "--config-file", str(stack))
         run(env, "fab", "provision")
     try:
