@@ -53,6 +53,18 @@ def run(env: Env, *argv: str, code: int | None = 0, typed: str = "") -> subproce
     return done
 
 
+def backed_up(env: Env, *flags: str, says: str = "") -> None:
+    """`fab backup`, which is refused while the keeper makes one of its own. ``says``: it fails, with these words."""
+
+    def done() -> bool:
+        made = run(env, "fab", "backup", *flags, code=None)
+        refused = "another backup is running" in made.stderr
+        assert refused or (says in made.stderr if says else made.returncode == 0), made.stderr[-3000:]
+        return not refused
+
+    eventually(done, 120, "no other backup runs")
+
+
 def status(env: Env) -> dict[str, Any]:
     """`fab status --json`, the hosts by name."""
     found: dict[str, Any] = json.loads(run(env, "fab", "status", "--json").stdout)

@@ -20,7 +20,7 @@ from lifeline import ltx
 from lifeline.vault import key_from_environment, open_store
 from runbooks.doors import site_of
 from runbooks.site import Site
-from tests.drills.kit import CHECKOUT, Env, eventually, missing, provisioned, run, status, write
+from tests.drills.kit import CHECKOUT, Env, backed_up, eventually, missing, provisioned, run, status, write
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
@@ -57,7 +57,7 @@ def written(address: str, name: str, count: int = 20) -> list[str]:
 def test_backed_up_proved_and_back_in_time_from_every_source(env: Env) -> None:
     address = primary(env)["address"]
     before = written(address, "before")
-    run(env, "fab", "backup", "--full")
+    backed_up(env, "--full")
     with (
         site() as at
     ):  # the keeper does so two minutes after a role was taken; the weekly verification restores from there
@@ -171,13 +171,12 @@ def test_a_wrong_password_and_a_half_written_catalogue_are_told(env: Env) -> Non
         kept = at.hosts[holder].run(["sudo", "-n", "cat", password]).text
         at.hosts[holder].run(["sudo", "-n", "tee", password], input=b"another")
         try:
-            said = run(env, "fab", "backup", code=3)
-            assert "password" in said.stderr
+            backed_up(env, says="password")
         finally:
             at.hosts[holder].run(["sudo", "-n", "tee", password], input=kept.encode())
         assert "DAMAGED" in run(env, "fab", "backups").stdout
         vault.delete("catalogue/genesis/20200101T000000Z-full.json")
-    run(env, "fab", "backup")
+    backed_up(env)
 
 
 def rows_of(copy: Path) -> set[str]:
@@ -189,7 +188,7 @@ def test_with_the_vault_gone_nothing_is_stopped_and_the_hosts_own_copy_is_had(en
     """And Litestream with it: its program can't be started."""
     holder, address = status(env)["lease"]["holder"], primary(env)["address"]
     epoch, tokens = status(env)["lease"]["epoch"], written(address, "vaulted", 5)
-    run(env, "fab", "backup")
+    backed_up(env)
     then, program = datetime.now(UTC).isoformat(), "/opt/lifeline/current/bin/litestream"
     with site() as at:
         at.hosts[holder].run(["sudo", "-n", "mv", program, f"{program}.gone"])
@@ -226,7 +225,7 @@ SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "LIFELINE_PASSPHRASE_FI
 def test_with_everything_of_digitalocean_gone_the_data_is_had_on_this_machine(env: Env, tmp_path: Path) -> None:
     """All that is left: this checkout, and what lay in the safe."""
     tokens = written(primary(env)["address"], "off-site", 5)
-    run(env, "fab", "backup")
+    backed_up(env)
     taken = json.loads(run(env, "fab", "backups", "--json").stdout)[0]["entry"]["databases"]["genesis"]["txid"]
     with site() as at:
         host, away = at.hosts[status(env)["lease"]["holder"]], at.inventory.offsite

@@ -12,7 +12,7 @@ import pytest
 from lifeline import inventory as inventories
 from lifeline.vault import key_from_environment, open_store
 from runbooks.doors import site_of
-from tests.drills.kit import CHECKOUT, Env, eventually, provisioned, run, status
+from tests.drills.kit import CHECKOUT, Env, backed_up, eventually, provisioned, status
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 KEEPER = "[b]in/lifeline-keeper"  # a pattern that doesn't match the command that looks for it
@@ -28,7 +28,7 @@ def env(lab_session: Any) -> Iterator[Env]:
 def test_a_keeper_that_is_killed_amid_a_backup_makes_it_once_and_one_that_fails_is_told(env: Env) -> None:
     """The catalogue says what is due: with nothing in it the slot was missed, as after an outage."""
     holder, password = status(env)["lease"]["holder"], "/etc/lifeline/restic.password"
-    run(env, "fab", "backup", "--full")
+    backed_up(env, "--full")
     with site_of(CHECKOUT, inventories.load(CHECKOUT, "lab")) as at:
         remote = at.hosts[holder]
         vault = open_store(at.inventory.vault, key_from_environment("SPACES"))
