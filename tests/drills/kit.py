@@ -53,16 +53,17 @@ def run(env: Env, *argv: str, code: int | None = 0, typed: str = "") -> subproce
     return done
 
 
-def backed_up(env: Env, *flags: str, says: str = "") -> None:
-    """`fab backup`, which is refused while the keeper makes one of its own. ``says``: it fails, with these words."""
+def backed_up(env: Env, *flags: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """`fab backup`, which must end with this exit code; again, while the keeper's own has it refused."""
+    made = []
 
     def done() -> bool:
-        made = run(env, "fab", "backup", *flags, code=None)
-        refused = "another backup is running" in made.stderr
-        assert refused or (says in made.stderr if says else made.returncode == 0), made.stderr[-3000:]
-        return not refused
+        made.append(run(env, "fab", "backup", *flags, code=None))
+        return "another backup is running" not in made[-1].stderr
 
     eventually(done, 120, "no other backup runs")
+    assert made[-1].returncode == code, f"{made[-1].stdout[-3000:]}\n{made[-1].stderr[-3000:]}"
+    return made[-1]
 
 
 def status(env: Env) -> dict[str, Any]:

@@ -171,7 +171,8 @@ def test_a_wrong_password_and_a_half_written_catalogue_are_told(env: Env) -> Non
         kept = at.hosts[holder].run(["sudo", "-n", "cat", password]).text
         at.hosts[holder].run(["sudo", "-n", "tee", password], input=b"another")
         try:
-            backed_up(env, says="password")
+            said = backed_up(env, code=3)
+            assert "password" in said.stderr
         finally:
             at.hosts[holder].run(["sudo", "-n", "tee", password], input=kept.encode())
         assert "DAMAGED" in run(env, "fab", "backups").stdout

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 
 from lifeline import inventory as inventories
+from lifeline.store import keys
 from lifeline.vault import key_from_environment, open_store
 from runbooks.doors import site_of
 from tests.drills.kit import CHECKOUT, Env, backed_up, eventually, provisioned, status
@@ -36,18 +37,17 @@ def test_a_keeper_that_is_killed_amid_a_backup_makes_it_once_and_one_that_fails_
         def shell(*words: str, check: bool = True) -> str:
             return remote.run(["sudo", "-n", *words], timeout=20, check=check).text.strip()
 
+        def made() -> list[str]:
+            return list(keys(vault, "catalogue/genesis/2"))
+
         def forgotten() -> None:
             """Another keeper, which has nothing but the catalogue to know what was done by."""
-            for info in list(vault.list("catalogue/genesis/2")):
-                vault.delete(info.key)
+            vault.delete_all(made())
             shell("rm", "-f", "/var/lib/lifeline/jobs.json")
             shell("pkill", "-9", "-f", KEEPER)
 
         def running() -> int:
             return len(shell("pgrep", "-f", "[l]ifeline-host backup", check=False).split())
-
-        def made() -> list[str]:
-            return [info.key for info in vault.list("catalogue/genesis/2")]
 
         kept = shell("cat", password)
         remote.run(["sudo", "-n", "tee", password], input=b"another")
