@@ -91,7 +91,7 @@ class Isolated:
         if self.making is None or not self.making.plans:
             return "nothing was copied"
         data = self.making.data()
-        return f"epoch {data.epoch}, {', '.join(f'{name} to transaction {txid}' for name, txid in data.txids.items())}"
+        return f"epoch {data.epoch}, {data.points}"
 
 
 def isolated(
@@ -104,8 +104,7 @@ def isolated(
         clear(root, cloud)
     stack = stack_of(root, copy)
     service = Service.load(root / "services" / copy.service / "service.toml")
-    if service.probe is None:
-        raise Refused("service.toml has no [probe]: nobody could tell what users meet", hint="less docs/service.md")
+    stranger.can_write_to(service)
     copies.admit(site, copy, stack, cloud)
     settings = Stack(root, copy.of, COMMAND).settings()
     warning = _warning(site, copy, copies.price(settings, cloud))

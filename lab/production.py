@@ -39,8 +39,7 @@ def production(site: Site, ask: Callable[[str], str] = input) -> tuple[Path, int
     if lease is None or lease.released:
         raise Refused("nobody is primary: that is no drill", hint="fab status")
     service = site.service(lease.holder)
-    if service.probe is None:
-        raise Refused("service.toml has no [probe]: nobody could tell what users meet", hint="less docs/service.md")
+    stranger.can_write_to(service)
     course = Course(STORY, site, site.inventory, lease.holder, site.inventory.other(lease.holder).name)
     try:
         with ending_in_order():

@@ -20,7 +20,7 @@ from lab.conduct import EXIT, INTERRUPTED, note_defect, say
 from lab.outsiders import poll
 from lab.scenarios.criteria import Criterion, criterion, worst
 from lifeline import objectives
-from lifeline.errors import LifelineError
+from lifeline.errors import LifelineError, Refused
 from lifeline.journal import stamp
 from lifeline.model import PUBLIC_API, Finding, Inventory, Verdict
 from lifeline.outside import Outside
@@ -84,6 +84,12 @@ class Stranger(threading.Thread):
     def reaches(self, address: str, since: int) -> bool:
         """Is a write read back from there, among those after the first ``since``?  Waits for it."""
         return poll(lambda: any(ack.address == address and ack.whole for ack in self.acks[since:]), AFTER_S)
+
+
+def can_write_to(service: Service) -> None:
+    """Refused where he can't."""
+    if service.probe is None:
+        raise Refused("service.toml has no [probe]: nobody could tell what users meet", hint="less docs/service.md")
 
 
 def acknowledged(found: Finding, now: float) -> Ack | None:

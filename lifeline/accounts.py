@@ -42,25 +42,22 @@ class Accounts:
     def owner(self, access_key: str) -> str | None:
         """Which of the hosts' users has that key; None: nobody."""
         for user in self._users():
-            keys = _asked("list access keys", partial(self._iam.list_access_keys, UserName=user))
-            if access_key in (one["AccessKeyId"] for one in keys["AccessKeyMetadata"]):
+            if access_key in self._keys(user):
                 return user
         return None
 
     def revoke(self, access_key: str) -> None:
         """Delete a host's access key; one that is gone already is as good."""
         if user := self.owner(access_key):
-            _asked("delete an access key", partial(self._iam.delete_access_key, UserName=user, AccessKeyId=access_key))
+            self._delete_key(user, access_key)
 
     def remove(self, user: str) -> bool:
         """Delete one of the hosts' users with all that it has; False where there is none."""
         if user not in self._users():
             return False
         iam = self._iam
-        for one in _asked("list access keys", partial(iam.list_access_keys, UserName=user))["AccessKeyMetadata"]:
-            _asked(
-                "delete an access key", partial(iam.delete_access_key, UserName=user, AccessKeyId=one["AccessKeyId"])
-            )
+        for key in self._keys(user):
+            self._delete_key(user, key)
         for policy in _asked("list policies", partial(iam.list_user_policies, UserName=user))["PolicyNames"]:
             _asked("delete a policy", partial(iam.delete_user_policy, UserName=user, PolicyName=policy))
         _asked("delete a user", partial(iam.delete_user, UserName=user))
@@ -75,6 +72,13 @@ class Accounts:
         pages = self._iam.get_paginator("list_users")
         found = _asked("list users", lambda: list(pages.paginate(PathPrefix=PATH)))
         return [str(user["UserName"]) for page in found for user in page["Users"] if user["Path"] == PATH]
+
+    def _keys(self, user: str) -> list[str]:
+        found = _asked("list access keys", partial(self._iam.list_access_keys, UserName=user))
+        return [str(one["AccessKeyId"]) for one in found["AccessKeyMetadata"]]
+
+    def _delete_key(self, user: str, key: str) -> None:
+        _asked("delete an access key", partial(self._iam.delete_access_key, UserName=user, AccessKeyId=key))
 
     def _zone(self, zone: str) -> Standing:
         names = self._session.client("route53", config=_SETTINGS)

@@ -33,6 +33,11 @@ class Data:
     at: datetime | None = None
     tried: tuple[str, ...] = ()
 
+    @property
+    def points(self) -> str:
+        """Where each database ends, in words."""
+        return ", ".join(f"{name} to transaction {txid}" for name, txid in self.txids.items())
+
 
 class Infrastructure(Protocol):
     """What a rebuild needs of the clouds beside hosts, lease and vault."""

@@ -74,11 +74,16 @@ class Copy:
         """The name of the key that reads the stack's vault."""
         return f"{self.label}-reader"
 
+    @property
+    def users(self) -> tuple[str, ...]:
+        """What its hosts' keys, and their users at AWS, are called."""
+        return tuple(f"{self.label}-{host}" for host in self.hosts)
+
     def owns(self, label: str) -> bool:
         """Is that one of its names in the account?  Exactly: another stack's may begin like it."""
-        parts = ("operator", "primary", "backup", "service", "service-down", *self.regions, *self.hosts)
+        parts = ("operator", "primary", "backup", "service", "service-down", *self.regions)
         names = {self.domain, self.label, *(f"{self.label}-{part}" for part in parts)}
-        names |= {f"{self.label}-{host}-down" for host in self.hosts}
+        names |= {*self.users, *(f"{user}-down" for user in self.users)}
         return label in names or label.startswith(f"{self.label}: ")
 
 
@@ -239,16 +244,16 @@ def tear_down(root: Path, copy: Copy, stack: Stack, cloud: Cloud, accounts: Acco
 
 def _sweep(copy: Copy, cloud: Cloud, accounts: Accounts, clock: Clock, say: Say) -> None:
     """What is there by its name, whether or not a state has heard of it."""
-    for name in (copy.reader, *(f"{copy.label}-{host}" for host in copy.hosts)):
-        for key in cloud.spaces_keys(name):
-            cloud.delete_spaces_key(key)
+    for name in (copy.reader, *copy.users):
+        if take_back(cloud, name):
             say(f"key {name}: taken back")
     for host in copy.hosts:
         if droplet := cloud.droplet_id(host):
             cloud.destroy(droplet)
             say(f"droplet {host} ({droplet}): destroyed")
-        if accounts.remove(f"{copy.label}-{host}"):
-            say(f"AWS user {copy.label}-{host}: removed")
+    for user in copy.users:
+        if accounts.remove(user):
+            say(f"AWS user {user}: removed")
     deadline = clock.monotonic() + GONE_S
     while left := [host for host in copy.hosts if cloud.droplet_id(host)]:
         if clock.monotonic() > deadline:
@@ -256,6 +261,14 @@ def _sweep(copy: Copy, cloud: Cloud, accounts: Accounts, clock: Clock, say: Say)
         clock.sleep(1.0)
     for swept in cloud.sweep(copy.owns):
         say(f"{swept}: removed")
+
+
+def take_back(cloud: Cloud, name: str) -> int:
+    """Delete the keys of that name; how many there were."""
+    found = cloud.spaces_keys(name)
+    for key in found:
+        cloud.delete_spaces_key(key)
+    return len(found)
 
 
 def _destroy(stack: Stack, clock: Clock, say: Say, ours: bool, *flags: str) -> None:

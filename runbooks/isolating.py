@@ -19,8 +19,7 @@ from lifeline.runbook import Runbook, Step
 from lifeline.service import Service
 from lifeline.store import Denied, Missing, Store, find, upload_file
 from runbooks.infrastructure import Data, newest, newest_prefix, plans_of
-from runbooks.isolated import AGAIN, Cloud, Copy, derive, draw, free_ranges
-from runbooks.provision import Provisioning
+from runbooks.isolated import AGAIN, Cloud, Copy, derive, draw, free_ranges, take_back
 from runbooks.rebuild import Found, Hosts
 from runbooks.site import Site
 from runbooks.stack import UP_S, Say, Stack
@@ -150,9 +149,8 @@ class Making:
         there = {plan.database: plan.txid for plan in plans_of(self._target(), self.service, self.plans[0].epoch)}
         if there != wanted:
             return Finding.failed(f"it has {there}, and should have {wanted}")
-        points = ", ".join(f"{name} to transaction {txid}" for name, txid in wanted.items())
-        read = sum(plan.bytes for plan in self.plans)
-        return Finding.passed(f"epoch {self.plans[0].epoch}, {points}; {read / 1e6:.1f} MB", bytes=read, txids=wanted)
+        data, read = self.data(), sum(plan.bytes for plan in self.plans)
+        return Finding.passed(f"epoch {data.epoch}, {data.points}; {read / 1e6:.1f} MB", bytes=read, txids=wanted)
 
     def take_data(self) -> None:
         self.plans = take(self._source(), self._target(), self.service, self._say)
@@ -162,8 +160,7 @@ class Making:
         return Finding.failed("it is still good") if left else Finding.passed("there is none of that name")
 
     def return_key(self) -> None:
-        for key in self.cloud.spaces_keys(self.copy.reader):
-            self.cloud.delete_spaces_key(key)
+        take_back(self.cloud, self.copy.reader)
 
     def leased(self) -> Finding:
         fresh = self._fresh()
@@ -212,18 +209,11 @@ def make(making: Making, began: float) -> float:
     fresh, data = making.fresh, making.data()
     assert fresh is not None
     found = Found(making.home, data.epoch, data.epoch + 1, resumed=False, lease=None, data=data, known=0)
-    hosts = Hosts(fresh, making.service, found, making.taken_at, began, provisioning=_provisioning(fresh))
+    # No token of the cloud's: they could use it on others.
+    hosts = Hosts(fresh, making.service, found, making.taken_at, began, token=lambda: "")
     # No host of old can be about: the lease is one that nobody ever held.
     steps = [step for step in hosts.steps() if step.until != hosts.alone]
     outcome = Runbook(NAME, steps, clock=fresh.clock, out=fresh.out).run(
         fresh.journal(NAME), {"of": copy.of, "copy": copy.stack, "source_epoch": data.epoch}
     )
     return hosts.recovery_s(outcome)
-
-
-def _provisioning(site: Site) -> Provisioning:
-    """Its hosts get no token of the cloud's: they could use it on others."""
-    from toolchain import wheels
-
-    folder = site.root / "services" / site.inventory.service
-    return Provisioning(site, folder, wheels.ensure, token=lambda: "")

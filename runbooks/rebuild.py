@@ -27,7 +27,7 @@ from runbooks.catalogue import newest_backup
 from runbooks.here import copy_here
 from runbooks.infrastructure import Data, Infrastructure
 from runbooks.promotion import Promotion, outside_step, resolvers_step
-from runbooks.provision import Provisioning, passphrase, service_env
+from runbooks.provision import Provisioning, passphrase, pilot_token, service_env
 from runbooks.restore import WAIVE_OLDER, Restoration
 from runbooks.site import Site, confirm
 from runbooks.stack import UP_S
@@ -185,8 +185,7 @@ def outline(site: Site, found: Found) -> str:
     lines = [f"Inventory of {inventory.stack}: from {site.loaded.origin}."]
     lines += [f"not from there: {one}" for one in data.tried]
     if data.epoch:
-        points = ", ".join(f"{name} to transaction {txid}" for name, txid in data.txids.items())
-        lines.append(f"Newest data: {data.source}, epoch {data.epoch}: {points}, written {_aged(site, data.at)}.")
+        lines.append(f"Newest data: {data.source}, epoch {data.epoch}: {data.points}, written {_aged(site, data.at)}.")
     else:
         lines.append("Newest data: no replica is left; the hosts will look among the backups.")
     buckets = [inventory.vault.bucket, inventory.offsite.bucket, inventory.lease_store.bucket]
@@ -372,7 +371,7 @@ def another(lost: Inventory, made: Inventory) -> str:
 
 class Hosts:
     """From bare hosts to a service with a standby and a backup.  ``taken_at``: when the lease was seen taken;
-    ``began``: when the operator typed."""
+    ``began``: when the operator typed; ``token``: what of the cloud's they may use."""
 
     def __init__(
         self,
@@ -382,7 +381,7 @@ class Hosts:
         taken_at: float | None,
         began: float,
         waived: frozenset[str] = frozenset(),
-        provisioning: Provisioning | None = None,
+        token: Callable[[], str] = pilot_token,
     ) -> None:
         self.site, self.found, self.began = site, found, began
         self.typed = site.clock.utc() - timedelta(seconds=site.clock.monotonic() - began)
@@ -390,7 +389,7 @@ class Hosts:
         lease = site.leases.read()
         if lease is None:
             raise Unavailable("the lease is gone", hint=AGAIN)
-        self.provisioning = provisioning or _provisioning(site)
+        self.provisioning = _provisioning(site, token)
         self.promotion = Promotion(site, found.host, lease, service, _bare(found.host))
         self.restoration = Restoration(self.promotion, found.source, Asked(), waived=waived)
         self.backup = Backup(site, found.host, full=True)
@@ -479,10 +478,10 @@ def saved_settings(site: Site) -> bool:
     return bool((files.get("configuration") or {}).get(SETTINGS, {}).get("bytes"))
 
 
-def _provisioning(site: Site) -> Provisioning:
+def _provisioning(site: Site, token: Callable[[], str]) -> Provisioning:
     from toolchain import wheels
 
-    return Provisioning(site, _folder(site), wheels.ensure)
+    return Provisioning(site, _folder(site), wheels.ensure, token)
 
 
 def _bare(host: str) -> Observation:

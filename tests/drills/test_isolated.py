@@ -42,8 +42,7 @@ def left(copy: Copy) -> list[str]:
     cloud = DigitalOcean.from_environment(inventories.load(CHECKOUT, "lab").inventory.cloud_api)
     found = [label for ones in cloud.standing().values() for label in ones if copy.owns(label)]
     found += [name for name in copy.hosts if cloud.droplet_id(name)]
-    keys = (copy.reader, *(f"{copy.label}-{host}" for host in copy.hosts))
-    found += [name for name in keys if cloud.spaces_keys(name)]
+    found += [name for name in (copy.reader, *copy.users) if cloud.spaces_keys(name)]
     users = Accounts(key_from_environment("AWS")).standing(None)[USER]
     found += [name for name in users if name.startswith(f"{copy.label}-")]
     stacks = json.loads(run(dict(os.environ), "pulumi", "stack", "ls", "--json").stdout)

@@ -111,7 +111,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path)
     prepare(world.root)
     world.power.clear()
-    monkeypatch.setattr(runbook, "_provisioning", lambda site: Provisioned(world))
+    monkeypatch.setattr(runbook, "_provisioning", lambda site, token: Provisioned(world))
     return world
 
 
