@@ -4,6 +4,7 @@
 PYTHON ?= python3
 SCENARIO ?= complete-failure
 WORKERS ?= 2
+LANES ?= 1 2
 MB ?= 1000
 KILLS ?= 200
 SEED ?=
@@ -30,7 +31,8 @@ help: ## this list
 .PHONY: test
 test: $(if $(filter 0,$(shell id -u)),packages) check setup-lab ## prove everything, the lab included: real hosts, real Pulumi, faults (needs root; about 40 min)
 	$(IN_VENV) pytest -m "slow and not lab" -n $(WORKERS) --dist loadfile --timeout 900 tests
-	$(IN_VENV) LIFELINE_REQUIRE_LAB=1 pytest -m lab --timeout 900 tests
+	$(IN_VENV) LIFELINE_REQUIRE_LAB=1 pytest -m lab --timeout 900 --dist loadfile --basetemp /var/tmp/lifeline-tests \
+		$(foreach lane,$(LANES),--tx "popen//python=$(VENV)/bin/python -m tests.lane $(lane) $(VENV)/bin/python") tests
 
 .PHONY: drill
 drill: setup-lab ## rehearse a failover on real hosts and report RTO and RPO (needs root; SCENARIO=complete-failure)

@@ -23,28 +23,31 @@ class RunningLab:
     ours: bool
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What ends the lab runs last, or all others would have to start it again."""
-    items.sort(key=lambda item: "ends_lab" in item.fixturenames if isinstance(item, pytest.Function) else False)
-
-
 @pytest.fixture(scope="session")
-def lab_session() -> Iterator[RunningLab]:
-    """Start the lab if none is up, and take down what was started."""
+def _may_be_taken_down() -> Iterator[bool]:
+    """Hold the machine's one lab; what was started meanwhile is taken down. Whether there was none before."""
     _need_lab()
     from lab import lifecycle
-    from lab.config import LabConfig, state_dir
+    from lab.config import state_dir
 
     with _LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         ours = not (state_dir() / "lab.json").exists()
-        config: LabConfig = lifecycle.up()
         try:
-            yield RunningLab(lifecycle.env(), config.state, ours)
+            yield ours
         finally:
             if ours:
                 lifecycle.down()
     _LOCK.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def lab_session(_may_be_taken_down: bool) -> RunningLab:
+    """A lab that is up, whatever the module before it did."""
+    from lab import lifecycle
+
+    state = lifecycle.up().state
+    return RunningLab(env=lifecycle.env(), state=state, ours=_may_be_taken_down)
 
 
 @pytest.fixture
