@@ -368,14 +368,14 @@ def inventory(
     renew(from_vault=from_vault, from_offsite=from_offsite, from_host=from_host, host_key=host_key)
 
 
-@verb(help={"dry_run": TASK["dry_run"]})
-def provision(_: Context, dry_run: bool = False) -> None:
+@verb(help={"take_away": "settings that hosts have and the file here hasn't", "dry_run": TASK["dry_run"]})
+def provision(_: Context, take_away: bool = False, dry_run: bool = False) -> None:
     """Bundle, configuration and programs onto both hosts; changes nothing the second time."""
     from runbooks.doors import open_site
     from runbooks.provision import provision as run
 
     with open_site(fresh=True, read_only=dry_run) as site:
-        run(site, dry_run=dry_run)
+        run(site, take_away=take_away, dry_run=dry_run)
 
 
 DRILL = {

@@ -24,7 +24,7 @@ from lifeline import inventory as inventories
 from lifeline.errors import BadConfig, Refused, StepFailed
 from lifeline.journal import Clock, stamp
 from lifeline.model import Inventory, Key
-from runbooks.provision import service_env
+from runbooks.settings import service_env
 from runbooks.site import Site
 from runbooks.stack import LOCKED, Locked, Say, Stack
 

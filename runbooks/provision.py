@@ -27,6 +27,7 @@ from lifeline.runbook import Outcome, Runbook, Step
 from lifeline.sealing import seal, unseal
 from lifeline.store import Store, find, upload_file
 from lifeline.vault import key_from_environment, open_store
+from runbooks import settings
 from runbooks.bundle import RELEASES, Bundle, ensure
 from runbooks.site import Site
 
@@ -41,11 +42,17 @@ ROLE_S = 900.0
 
 
 def provision(
-    site: Site, *, service: Path | None = None, wheelhouse: Callable[[], Path] | None = None, dry_run: bool = False
+    site: Site,
+    *,
+    service: Path | None = None,
+    wheelhouse: Callable[[], Path] | None = None,
+    take_away: bool = False,
+    dry_run: bool = False,
 ) -> Outcome | None:
     """Provision both hosts of `site`. `service`: the folder with service.toml, by default services/<name of the
-    service>."""
-    work = Provisioning(site, service or site.root / "services" / site.inventory.service, wheelhouse or _wheelhouse)
+    service>. `take_away`: settings go that hosts have and the file here hasn't."""
+    folder = service or site.root / "services" / site.inventory.service
+    work = Provisioning(site, folder, wheelhouse or _wheelhouse, take_away=take_away)
     runbook = Runbook(NAME, work.steps(), summary=work.summary, clock=site.clock, out=site.out)
     if dry_run:
         runbook.plan()
@@ -75,17 +82,6 @@ def passphrase() -> str:
     return text
 
 
-def pilot_token() -> str:
-    """The cloud's token for hosts that fail over by themselves (cloud.PILOT_SCOPES), "" where they shall not."""
-    name = os.environ.get("LIFELINE_PILOT_TOKEN_FILE")
-    if not name:
-        return ""
-    try:
-        return Path(name).read_text().strip() + "\n"
-    except OSError as error:
-        raise BadConfig(f"{name}: {error.strerror}", hint="check LIFELINE_PILOT_TOKEN_FILE") from None
-
-
 def restic_password(secret: str, stack: str) -> str:
     """Derived, so that who knows the passphrase can open the snapshots with nothing else left."""
     derived = hashlib.scrypt(secret.encode(), salt=f"lifeline/restic/{stack}".encode(), n=1 << 14, r=8, p=1, dklen=32)
@@ -97,27 +93,17 @@ def peer_key(secret: str, stack: str) -> str:
     return hashlib.scrypt(secret.encode(), salt=f"lifeline/peer/{stack}".encode(), n=1 << 14, r=8, p=1, dklen=32).hex()
 
 
-def shipped_files(site: Site, host: Host, release: str, service: Path, secret: str, token: str) -> dict[str, str]:
-    """The files of mode 0600 that a host gets: its inventory with no secrets but its own, its name, the service's
-    environment, the cloud's token (``pilot_token``)."""
+def shipped_files(site: Site, host: Host, release: str, secret: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The files of mode 0600 that a host gets: its inventory with no secrets but its own, its name, and what it is
+    `given` of the operator's (settings.py)."""
     inventory = site.inventory
     return {
         "inventory.json": json.dumps(inventory.for_host(host.name), indent=1, sort_keys=True),
         "host.json": json.dumps({"name": host.name, "release": release}),
-        "service.env": service_env(site.root, inventory.stack, service),
         "restic.password": restic_password(secret, inventory.stack) + "\n",
-        "pilot.token": token,
         "peer.key": peer_key(secret, inventory.stack) + "\n",
+        **given,
     }
-
-
-def service_env(root: Path, stack: str, service: Path) -> str:
-    """The service's own settings for a stack: the operator's (.lifeline/<stack>/service.env), or those beside
-    service.toml, or none."""
-    for path in (inventories.folder(root, stack) / "service.env", service / f"{stack}.env"):
-        if path.is_file():
-            return path.read_text()
-    return ""
 
 
 @dataclass
@@ -127,17 +113,20 @@ class Provisioning:
     site: Site
     service: Path
     wheelhouse: Callable[[], Path]
-    token: Callable[[], str] = pilot_token
+    token: Callable[[], str | None] = settings.pilot_token
+    take_away: bool = False  # settings that hosts have and the file here hasn't
     bundle: Bundle | None = None
     store: Store | None = None
     leases: Leases | None = None
     secret: str = ""
+    given: Mapping[str, str] | None = None
     changed: dict[str, list[str]] = field(default_factory=dict)
 
     def steps(self) -> list[Step]:
         return [
             Step(BUNDLE_STEP, self.bundle_made, self.make_bundle, within=120, would="make it"),
             Step("both hosts are up", self.hosts_ready, within=READY_S, poll=1.0, hint="pulumi up"),
+            Step("what they are to keep is known", self.kept),
             Step("both hosts have the bundle", self.shipped, self.ship, within=SHIP_S, would="ship it"),
             Step(
                 "both hosts are configured", self.configured, self.configure, within=CONFIGURE_S, would="configure them"
@@ -205,6 +194,39 @@ class Provisioning:
         except LifelineError:
             return "unknown"  # the cloud's word is only to spare a wait
 
+    def kept(self) -> Finding:
+        """A file that isn't here is the hosts' own; one that is may lack what they run with."""
+        inventory, here = self.site.inventory, self._here()
+        held = self._each(settings.on_host)
+        lost = {} if here[settings.ENV] is None else settings.taken_away(str(here[settings.ENV]), held)
+        if lost and not self.take_away:
+            host, names = next(iter(lost.items()))
+            copy = settings.copy_command(inventory.host(host), inventory.stack)
+            raise Refused(
+                f"{settings.ENV} here lacks what the service runs with on {host}: {', '.join(names)}",
+                hint=f"to keep them: {copy}   to take them away: fab provision --take-away",
+            )
+        self.given = settings.shipped(here, held, inventory.stack)
+        theirs = [name for name, text in here.items() if text is None and self.given[name]]
+        says = f"{' and '.join(theirs)}: not on this machine, the hosts keep theirs" if theirs else "as on this machine"
+        if lost:
+            says += "; taken away: " + "; ".join(f"{', '.join(names)} ({host})" for host, names in lost.items())
+        return Finding.passed(f"{says}{self._helpless()}")
+
+    def _here(self) -> dict[str, str | None]:
+        site = self.site
+        return {
+            settings.ENV: settings.service_env(site.root, site.inventory.stack, self.service),
+            settings.TOKEN: self.token(),
+        }
+
+    def _helpless(self) -> str:
+        if self.site.inventory.policy.mode != "automatic" or (self.given or {}).get(settings.TOKEN):
+            return ""
+        return (
+            f"; mode is automatic, but hosts without the cloud's token can fence nobody: export {settings.TOKEN_FILE}=…"
+        )
+
     def shipped(self) -> Finding:
         digest = self._bundle().digest
 
@@ -233,7 +255,8 @@ class Provisioning:
         self.changed = {name: answer["changed"] for name, answer in self._each(self._send).items()}
 
     def _send(self, remote: Remote, *flags: str) -> dict[str, Any]:
-        files = shipped_files(self.site, remote.host, self._bundle().digest, self.service, self.secret, self.token())
+        given = self.given or {name: text or "" for name, text in self._here().items()}
+        files = shipped_files(self.site, remote.host, self._bundle().digest, self.secret, given)
         argv = ["sudo", "-n", HOST_TOOL, "configure", *flags]
         result = remote.run(argv, input=json.dumps({"files": files}).encode(), timeout=CONFIGURE_S, check=False)
         return read_answer(remote.host.name, "configure", result)

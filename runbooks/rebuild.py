@@ -27,8 +27,9 @@ from runbooks.catalogue import newest_backup
 from runbooks.here import copy_here
 from runbooks.infrastructure import Data, Infrastructure
 from runbooks.promotion import Promotion, outside_step, resolvers_step
-from runbooks.provision import Provisioning, passphrase, pilot_token, service_env
+from runbooks.provision import Provisioning, passphrase
 from runbooks.restore import WAIVE_OLDER, Restoration
+from runbooks.settings import pilot_token, service_env
 from runbooks.site import Site, confirm
 from runbooks.stack import UP_S
 from runbooks.wanted import Asked
@@ -381,7 +382,7 @@ class Hosts:
         taken_at: float | None,
         began: float,
         waived: frozenset[str] = frozenset(),
-        token: Callable[[], str] = pilot_token,
+        token: Callable[[], str | None] = pilot_token,
     ) -> None:
         self.site, self.found, self.began = site, found, began
         self.typed = site.clock.utc() - timedelta(seconds=site.clock.monotonic() - began)
@@ -395,12 +396,12 @@ class Hosts:
         self.backup = Backup(site, found.host, full=True)
 
     def steps(self) -> list[Step]:
-        made, up, shipped, configured, _, _, _, close, vaulted = self.provisioning.steps()
+        made, up, kept, shipped, configured, _, _, _, close, vaulted = self.provisioning.steps()
         settings = Step("the service's settings are here", self.settings_here, self.fetch_settings, within=600)
         alone = Step("a host of old has stopped itself", until=self.alone, within=self._window + 5, poll=1.0)
         *restored, follows = self.restoration.steps(again=AGAIN)
         return [
-            *(settings, made, up, shipped, configured, alone),
+            *(settings, made, up, kept, shipped, configured, alone),
             # The sealed inventory names the lost hosts until here: only then this is no rebuild under way any more.
             *(*restored, follows, close, vaulted),
             replace(self.backup.steps()[1], hint="fab backup --full"),
@@ -478,7 +479,7 @@ def saved_settings(site: Site) -> bool:
     return bool((files.get("configuration") or {}).get(SETTINGS, {}).get("bytes"))
 
 
-def _provisioning(site: Site, token: Callable[[], str]) -> Provisioning:
+def _provisioning(site: Site, token: Callable[[], str | None]) -> Provisioning:
     from toolchain import wheels
 
     return Provisioning(site, _folder(site), wheels.ensure, token)

@@ -19,11 +19,12 @@ import botocore.session
 import pytest
 from botocore.config import Config
 
+from lifeline.apply import SHIPPED
 from lifeline.errors import BadConfig, Refused, StepFailed
 from lifeline.hosts import Result
 from lifeline.lease import LeaseView
 from runbooks import bundle as bundles
-from runbooks import provision
+from runbooks import provision, settings
 from tests.unit.hostkit import SERVICE, inventory, lease
 
 DIRECT = Config(proxies={}, retries={"total_max_attempts": 1}, signature_version="s3v4")
@@ -215,7 +216,9 @@ def site(tmp_path: Path) -> Any:
 
 def test_a_host_gets_no_secret_but_its_own(tmp_path: Path) -> None:
     found = inventory()
-    files = provision.shipped_files(site(tmp_path), found.hosts[0], "abc", tmp_path, "passphrase", "")
+    given = {"service.env": "A=1\n", "pilot.token": ""}
+    files = provision.shipped_files(site(tmp_path), found.hosts[0], "abc", "passphrase", given)
+    assert set(files) == set(SHIPPED)
     assert "secret-of-primary-newyork" in files["inventory.json"]
     assert "secret-of-backup-singapore" not in "".join(files.values()) and "passphrase" not in "".join(files.values())
     assert json.loads(files["host.json"]) == {"name": "primary-newyork", "release": "abc"}
@@ -229,12 +232,73 @@ def test_resticks_password_follows_from_passphrase_and_stack_alone() -> None:
 def test_the_operators_service_environment_outranks_the_services(tmp_path: Path) -> None:
     service = tmp_path / "service"
     service.mkdir()
-    assert provision.service_env(tmp_path, "lab", service) == ""
+    assert settings.service_env(tmp_path, "lab", service) is None
     (service / "lab.env").write_text("A=1")
-    assert provision.service_env(tmp_path, "lab", service) == "A=1"
+    assert settings.service_env(tmp_path, "lab", service) == "A=1"
     (tmp_path / ".lifeline/lab").mkdir(parents=True)
     (tmp_path / ".lifeline/lab/service.env").write_text("A=2")
-    assert provision.service_env(tmp_path, "lab", service) == "A=2"
+    assert settings.service_env(tmp_path, "lab", service) == "A=2"
+
+
+class HoldingHost:
+    """A host that is asked for files, as `on_host` asks."""
+
+    def __init__(self, files: dict[str, str]) -> None:
+        self.files = files
+
+    def run(self, argv: Sequence[str], *, timeout: float) -> Result:
+        name = argv[-1].rpartition("/")[2]
+        return Result(tuple(argv), 0, self.files.get(name, "").encode(), b"")
+
+
+def keeping(tmp_path: Path, held: dict[str, str], other: dict[str, str] | None = None) -> provision.Provisioning:
+    """A provisioning from a machine without a token, of hosts that hold these files."""
+    hosts = [host.name for host in inventory().hosts]
+    remotes = dict(zip(hosts, (HoldingHost(held), HoldingHost(held if other is None else other)), strict=True))
+    each = SimpleNamespace(each=lambda names, job: {name: job(remotes[name]) for name in names})
+    there = SimpleNamespace(root=tmp_path, inventory=inventory(), hosts=each)
+    return provision.Provisioning(there, tmp_path, lambda: tmp_path, token=lambda: None)  # type: ignore[arg-type]
+
+
+RUNNING = {"service.env": "EXCHANGE=http://x\n# why\nKEY=secret\n", "pilot.token": "token\n"}
+
+
+def test_from_a_machine_that_lacks_them_the_hosts_keep_their_settings_and_token(tmp_path: Path) -> None:
+    work = keeping(tmp_path, RUNNING)
+    said = work.kept()
+    assert work.given == RUNNING and "service.env and pilot.token" in said.says and "secret" not in said.says
+
+
+def test_a_host_made_anew_gets_what_the_other_one_has(tmp_path: Path) -> None:
+    work = keeping(tmp_path, {}, RUNNING)
+    work.kept()
+    assert work.given == RUNNING
+
+
+def test_hosts_that_differ_in_what_this_machine_lacks_are_not_guessed_at(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="different ones"):
+        keeping(tmp_path, RUNNING, {**RUNNING, "service.env": "EXCHANGE=http://y\n"}).kept()
+
+
+def test_a_file_that_lacks_what_the_service_runs_with_is_shipped_only_when_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "lab.env").write_text("EXCHANGE=http://z\n")
+    work = keeping(tmp_path, RUNNING)
+    with pytest.raises(Refused, match=r"lacks .* primary-newyork: KEY") as refused:
+        work.kept()
+    assert "ssh operator@" in str(refused.value.hint) and "--take-away" in str(refused.value.hint)
+    work.take_away = True
+    assert "taken away: KEY" in work.kept().says and work.given is not None
+    assert work.given["service.env"] == "EXCHANGE=http://z\n" and work.given["pilot.token"] == "token\n"
+
+
+def test_an_empty_token_file_takes_the_token_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("\n")
+    monkeypatch.setenv(settings.TOKEN_FILE, str(tmp_path / "token"))
+    assert settings.pilot_token() == ""
+    (tmp_path / "token").write_text("abc")
+    assert settings.pilot_token() == "abc\n"
+    monkeypatch.delenv(settings.TOKEN_FILE)
+    assert settings.pilot_token() is None
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])
