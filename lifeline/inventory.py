@@ -96,13 +96,18 @@ def from_cache(root: Path, stack: str) -> Loaded:
 
 def from_pulumi(root: Path, stack: str, run: Callable[..., Result] = local) -> Loaded:
     """Pulumi's stack output, and the cache renewed with it; Unavailable when the backend doesn't answer in time."""
+    inventory = of_pulumi(root, stack, run)
+    save(root, inventory)
+    return Loaded(inventory, f"Pulumi's stack {stack}")
+
+
+def of_pulumi(root: Path, stack: str, run: Callable[..., Result] = local) -> Inventory:
+    """Pulumi's stack output, with the cache left as it is; Unavailable as above."""
     argv = ["pulumi", "stack", "output", "inventory", "--show-secrets", "--json", "--stack", stack, "--non-interactive"]
     result = run(argv, timeout=PULUMI_S, cwd=root)
     if result.code != 0:
         raise Unavailable(f"pulumi stack output: {result.last_words}", hint="pulumi up")
-    inventory = Inventory.from_json(result.stdout, "pulumi stack output inventory")
-    save(root, inventory)
-    return Loaded(inventory, f"Pulumi's stack {stack}")
+    return Inventory.from_json(result.stdout, "pulumi stack output inventory")
 
 
 def from_host(remote: Remote) -> Loaded:

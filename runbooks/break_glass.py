@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from lifeline import inventory as inventories
-from lifeline.errors import BadConfig, BadInput, Unavailable
+from lifeline.errors import BadConfig, BadInput, LifelineError, Unavailable
 from lifeline.inventory import Loaded
 from lifeline.model import Host, StoreRef
 
@@ -37,7 +37,10 @@ def renew(*, from_vault: bool = False, from_offsite: bool = False, from_host: st
 
 def remaining(root: Path, stack: str) -> Loaded:
     """What is left of an inventory when hosts and state may be gone: the sealed copy of whichever vault is named, the
-    vault's before the off-site one's; else the cache, or Pulumi's."""
+    vault's before the off-site one's; else that of the vaults which the cache (or Pulumi) names; else the cache.
+
+    The sealed copy before the cache: until a rebuild is over it is of the lost site, whereas the cache is of what the
+    rebuild has made, and a rebuild that is typed again goes on from the lost one."""
     problems: list[str] = []
     for variable, where, keys in (
         ("LIFELINE_VAULT_BUCKET", _vault, "SPACES"),
@@ -48,9 +51,17 @@ def remaining(root: Path, stack: str) -> Loaded:
                 return _sealed(stack, where(), keys)
             except Unavailable as error:
                 problems.append(error.message)
-    if not problems:
-        return inventories.load(root, stack)
-    raise Unavailable(f"no inventory is left: {'; '.join(problems)}", hint="fab inventory --from-host ADDRESS")
+    if problems:
+        raise Unavailable(f"no inventory is left: {'; '.join(problems)}", hint="fab inventory --from-host ADDRESS")
+    cached = inventories.load(root, stack)
+    for ref, keys in ((cached.inventory.vault, "SPACES"), (cached.inventory.offsite, "AWS")):
+        try:
+            return _sealed(stack, ref, keys)
+        except (
+            LifelineError
+        ):  # gone with its bucket, or no key here: the cache says as much, unless a rebuild has begun
+            continue
+    return cached
 
 
 def _vault() -> StoreRef:

@@ -118,7 +118,9 @@ class Making:
         self.stack.file.write_text(json.dumps(own, indent=1) + "\n")
         self.stack.init()
         self.stack.up({}, self._say)
-        self.fresh = self.reopen(Loaded(self.stack.inventory(), f"Pulumi's stack {self.copy.stack}"))
+        inventory = self.stack.inventory()
+        inventories.save(self.site.root, inventory)
+        self.fresh = self.reopen(Loaded(inventory, f"Pulumi's stack {self.copy.stack}"))
 
     def can_read(self) -> Finding:
         """Tried, both ways: what a key was granted is one thing, what the store does with it another."""

@@ -80,8 +80,8 @@ class Stack:
         self._ask("stack", "rm", "--yes", "--stack", self.name)
 
     def inventory(self) -> Inventory:
-        """What stands, by its output; the cache is renewed with it."""
-        return inventories.from_pulumi(self.root, self.name).inventory
+        """What stands, by its output."""
+        return inventories.of_pulumi(self.root, self.name)
 
     def _work(self, words: tuple[str, ...], say: Say, more: Mapping[str, str] | None = None) -> None:
         verb, *flags = words

@@ -26,6 +26,8 @@ def answering(code: int, out: str = "", err: str = "") -> Any:
 
 
 def test_pulumi_s_output_is_cached_privately(tmp_path: Path) -> None:
+    inventories.of_pulumi(tmp_path, "lab", answering(0, json.dumps(inventory_json())))
+    assert not inventories.cache_path(tmp_path, "lab").exists()  # a rebuild looks first whether it is the same site
     loaded = inventories.from_pulumi(tmp_path, "lab", answering(0, json.dumps(inventory_json())))
     path = inventories.cache_path(tmp_path, "lab")
     assert path.stat().st_mode & 0o777 == 0o600

@@ -20,7 +20,7 @@ from infra import adopt
 from lab.providers.digitalocean import configure
 from lifeline import inventory as inventories
 from lifeline import standing
-from lifeline.errors import BadInput, LifelineError, Refused, Unavailable
+from lifeline.errors import BadConfig, BadInput, LifelineError, Refused, Unavailable
 from lifeline.inventory import Loaded
 from lifeline.model import ADOPT, Finding, Inventory, Lease
 from lifeline.runbook import Step
@@ -365,6 +365,33 @@ def test_the_newest_epoch_is_found_whatever_is_in_the_others() -> None:
         store.put(f"replica/genesis/epoch-{epoch:04d}/{name}", b"")
     store.put("replica/genesis-two/epoch-0099/owner.json", b"")
     assert newest_prefix(store, "genesis") == 12
+
+
+def test_typed_again_on_the_machine_that_began_it_a_rebuild_goes_on_from_the_lost_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache is of what was made by then; nobody there has named a vault."""
+    for name in ("LIFELINE_VAULT_BUCKET", "LIFELINE_OFFSITE_BUCKET"):
+        monkeypatch.delenv(name, raising=False)
+    made = replace(LOST, hosts=tuple(replace(host, droplet_id=f"2{host.droplet_id}") for host in LOST.hosts))
+    inventories.save(tmp_path, made)
+    asked: list[tuple[str, str]] = []
+
+    def sealed(stack: str, where: Any, keys: str) -> Loaded:
+        asked.append((where.bucket, keys))
+        if keys == "SPACES":
+            raise Unavailable("it went with its bucket")
+        return Loaded(LOST, "off-site")
+
+    monkeypatch.setattr(break_glass, "_sealed", sealed)
+    assert break_glass.remaining(tmp_path, "lab").inventory == LOST
+    assert asked == [(LOST.vault.bucket, "SPACES"), (LOST.offsite.bucket, "AWS")]
+    monkeypatch.setattr(break_glass, "_sealed", no_passphrase)
+    assert break_glass.remaining(tmp_path, "lab").inventory == made
+
+
+def no_passphrase(*_: Any) -> Loaded:
+    raise BadConfig("no passphrase here")
 
 
 def test_the_vaults_inventory_comes_before_the_off_site_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
