@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from lifeline import closing, standing
 from lifeline.errors import BadConfig, Refused, Unavailable
-from lifeline.model import Key, Record
+from lifeline.model import Host, Key, Record
 from lifeline.standing import Address, Standing
 
 if TYPE_CHECKING:
@@ -62,6 +62,12 @@ class Cloud(Protocol):
     def close(self, droplet_id: str, host: str) -> None: ...
     def reopen(self, droplet_id: str, host: str) -> bool: ...
     def has_closing(self, host: str) -> bool: ...
+
+
+def sees(cloud: Cloud, host: Host) -> bool:
+    """Is our token one of the account that holds this host, which is certainly there? To the token of another account
+    (a team's, another customer's) all of ours is "absent", and that proves nothing."""
+    return cloud.power_state(host.droplet_id) != "absent"
 
 
 class DigitalOcean:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from lifeline.admission import WAIVE_FENCE
 from lifeline.admission import fence as decide_fence
-from lifeline.cloud import Cloud
+from lifeline.cloud import Cloud, sees
 from lifeline.errors import LifelineError, Unavailable
 from lifeline.journal import Clock
 from lifeline.model import Finding, Host, Inventory, Verdict
@@ -128,9 +128,21 @@ class Fence:
             self._droplet = other
             state = self.cloud.power_state(other)
         says = f"{self.old.name} (droplet {self._droplet}) is {state}"
+        if state == "absent" and (blind := self._blind()):
+            return blind
         if state in ("off", "absent", "archive"):
             return Finding.passed(says, droplet_id=self._droplet, power=state)
         return Finding.failed(says, droplet_id=self._droplet, power=state)
+
+    def _blind(self) -> Finding | None:
+        """Absent is gone only to who would see it: the other host, which is there, must be."""
+        other = self.inventory.other(self.old.name)
+        if sees(self.cloud, other):
+            return None
+        return Finding.unknown(
+            f"the cloud's token sees neither {self.old.name} (droplet {self._droplet}) nor {other.name} (droplet "
+            f"{other.droplet_id}): it is another account's, or the inventory is an old one (fab inventory)"
+        )
 
     def _key(self) -> Finding:
         if self.old.vault_key is None:
@@ -145,6 +157,8 @@ class Fence:
     def _firewall(self) -> Finding:
         if why_not := self.cloud.not_closed(self._droplet, self.old.name):
             return Finding.failed(f"the firewall of {self.old.name} isn't closed: {why_not}", droplet_id=self._droplet)
+        if self.cloud.power_state(self._droplet) == "absent" and (blind := self._blind()):
+            return blind
         says = f"the firewall of {self.old.name} lets nothing in or out"
         return Finding.passed(says, droplet_id=self._droplet)
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from lifeline import data
 from lifeline.admission import WAIVE_LAG, WAIVE_SERVING
+from lifeline.cloud import sees
 from lifeline.errors import BadInput, LifelineError, Refused
 from lifeline.layout import Config, Layout, alone, load_config
 from lifeline.model import Lease
@@ -119,7 +120,9 @@ def _look(config: Config, done: threading.Event) -> None:
         while True:
             seen: dict[str, Any] = {"power": None, "uptime": None}
             with contextlib.suppress(LifelineError):
-                seen["power"] = site.cloud.power_state(other.droplet_id)
+                power = site.cloud.power_state(other.droplet_id)
+                if power != "absent" or sees(site.cloud, config.inventory.host(config.name)):
+                    seen["power"] = power
             if other.uptime_check and not done.is_set():
                 with contextlib.suppress(LifelineError):
                     seen["uptime"] = dict(site.cloud.uptime(other.uptime_check))

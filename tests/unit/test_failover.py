@@ -211,6 +211,16 @@ def test_an_unprovable_fence_stops_before_the_data_is_touched(world: World) -> N
     assert world.hosts[NEW] == HostState("standby", 1, following=True)
 
 
+@pytest.mark.parametrize("rung", ["power-off", "firewall"])
+def test_to_the_token_of_another_account_everything_is_absent_and_that_proves_nothing(world: World, rung: str) -> None:
+    policy(world, rung)
+    world.down.add("account")
+    with pytest.raises(Unproven, match="another account's") as caught:
+        run(world)
+    assert caught.value.exit_code == 5 and list(world.actions) == ["lease"]
+    assert world.power == {"1": "active", "2": "active"} and world.hosts[NEW].role == "standby"
+
+
 def test_the_fence_can_be_waived_and_the_journal_keeps_it(world: World) -> None:
     world.down.add("cloud")
     world.fence_waived = True

@@ -144,6 +144,7 @@ class World:
     actions: Counter[str] = field(default_factory=Counter)
     vault: dict[str, bytes] = field(default_factory=dict)
     down: set[str] = field(default_factory=set)  # doors that don't answer: "cloud", "lease", "vault", "names"; "token"
+    # refused; "account": a token of another one, which sees nothing
     ttl: int = 30  # of the record, at the provider
     delegated: tuple[str, ...] = NAME_SERVERS
     served: dict[str, str] = field(default_factory=dict)  # name server → address, where it isn't the record's
@@ -255,7 +256,7 @@ class FakeCloud:
 
     def power_state(self, droplet_id: str) -> PowerState:
         self._world.check("cloud")
-        return self._world.power.get(droplet_id, "absent")
+        return "absent" if "account" in self._world.down else self._world.power.get(droplet_id, "absent")
 
     def power_off(self, droplet_id: str) -> None:
         self._world.check("cloud")
@@ -267,6 +268,8 @@ class FakeCloud:
 
     def droplet_id(self, name: str) -> str | None:
         self._world.check("cloud")
+        if "account" in self._world.down:
+            return None
         known = self._world.inventory.host(name).droplet_id
         return known if known in self._world.power else next((i for i in self._world.power if i not in "12"), None)
 
@@ -288,7 +291,8 @@ class FakeCloud:
 
     def not_closed(self, droplet_id: str, host: str) -> str:
         self._world.check("cloud")
-        return "" if host in self._world.closed else f"it isn't behind lifeline-fence-{host}"
+        closed = host in self._world.closed or "account" in self._world.down  # of a droplet that isn't there
+        return "" if closed else f"it isn't behind lifeline-fence-{host}"
 
     def close(self, droplet_id: str, host: str) -> None:
         self._world.check("cloud")
