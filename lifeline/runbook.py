@@ -37,10 +37,11 @@ class Step:
     name: the claim, as it reads when true.  until: sees, and changes nothing.  do: makes it so; a crash in its middle
     leaves something that a second call completes.  within: seconds from the step's start until the claim must hold.
     would: what ``do`` does, in words, for the plan.  waiver: the name under which an operator may go on although the
-    claim is UNKNOWN.  hint: the next command if it fails.  peek: what a dry run looks at instead of ``until``, where
-    the proof itself leaves traces (a write) or can't be had yet.  wrong: the error that it is when the claim is not so.
-    advisory: UNKNOWN is told and written down, and stops nobody: for what is in other people's hands, and nothing that
-    follows rests on.
+    claim is UNKNOWN.  hint: the next command if it fails.  unsure: the next one while it isn't known, where that is
+    another: what mends a fault may do harm where there is none.  peek: what a dry run looks at instead of ``until``,
+    where the proof itself leaves traces (a write) or can't be had yet.  wrong: the error that it is when the claim is
+    not so.  advisory: UNKNOWN is told and written down, and stops nobody: for what is in other people's hands, and
+    nothing that follows rests on.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Step:
     would: str = ""
     waiver: str = ""
     hint: str = ""
+    unsure: str = ""
     poll: float = POLL_S
     peek: Callable[[], Finding] | None = None
     wrong: type[LifelineError] = StepFailed
@@ -276,7 +278,7 @@ def _stop(step: Step, finding: Finding, error: LifelineError | None) -> Lifeline
     because = f": {finding.says}" if finding.says else ""
     if finding.verdict is Verdict.UNKNOWN:
         waiver = f" (to go on without this proof: --waive {step.waiver})" if step.waiver else ""
-        return Unproven(f"not known whether {step.name}{because}{waiver}", hint=step.hint)
+        return Unproven(f"not known whether {step.name}{because}{waiver}", hint=step.unsure or step.hint)
     if error is not None:
         return Unavailable(f"{step.name}: no{because}; {error.message}", hint=step.hint or error.hint)
     waited = f" within {step.within:g} s" if step.within else ""

@@ -15,6 +15,8 @@ from runbooks.traffic import as_declared
 NAME = "validate"
 COMPARE_S = 330.0
 SHOWN = 20
+CLEAN_POINT = "fab restore --before-corruption --dry-run"
+UNDO = "fab restore --at TIME --dry-run"
 BOOKS = "its books agree with the world outside"
 
 
@@ -24,16 +26,30 @@ def validate(site: Site) -> Outcome:
     if lease is None:
         raise Refused("nobody ever held the lease: there is nothing to validate", hint="fab provision")
     checks = Checks(site, lease)
-    primary, standby = lease.holder, site.inventory.other(lease.holder).name
+    primary, standby, fqdn = lease.holder, site.inventory.other(lease.holder).name, site.inventory.record.fqdn
     steps = [
         Step(f"{primary} serves, epoch {lease.epoch}", until=checks.serves, within=0, hint="fab status"),
-        Step("its data is good", until=checks.data_good, within=0, hint="fab restore --at"),
-        Step(BOOKS, until=checks.books_agree, within=0, hint="fab restore --at TIME --dry-run", wrong=DataBad),
+        Step("its data is good", checks.data_good, within=0, hint=CLEAN_POINT, unsure="fab validate"),
+        Step(
+            BOOKS,
+            checks.books_agree,
+            within=0,
+            hint="fab restore --at TIME --dry-run",
+            unsure="fab validate",
+            wrong=DataBad,
+        ),
         Step("its writes are in the vault", until=checks.replicates, within=10, hint="fab status"),
-        Step(f"{site.inventory.record.fqdn} points at {primary}", until=checks.traffic, within=0, hint="fab failover"),
-        Step("name servers say so too", until=lambda: as_declared(site), within=0, hint="pulumi up --refresh"),
+        # Not a failover: the host that serves would lose its power for the sake of a record.
+        Step(f"{fqdn} points at {primary}", checks.traffic, within=0, hint="fab dns", unsure="fab dns --dry-run"),
+        Step(
+            "name servers say so too",
+            until=lambda: as_declared(site),
+            within=0,
+            hint="fab dns",
+            unsure="fab dns --dry-run",
+        ),
         Step("the service answers outside", until=checks.answers, within=5, hint="fab status"),
-        Step(f"{standby} follows within policy", until=checks.follows, within=5, hint="fab reprotect"),
+        Step(f"{standby} follows within policy", checks.follows, within=5, hint="fab reprotect", unsure="fab status"),
         Step("there is a verified backup", until=checks.backed_up, within=0, hint="fab backup"),
         Step("no alert is raised", until=checks.quiet, within=0, hint="fab status"),
     ]

@@ -292,9 +292,19 @@ def test_validate_looks_at_everything(world: World) -> None:
     world.hosts[NEW].lag_s = 400
     world.address = "198.18.9.9"
     site = world.process()
-    with pytest.raises(StepFailed, match="points at"):
+    with pytest.raises(StepFailed, match="points at") as failed:
         validate(site)
+    assert failed.value.hint == "fab dns"  # a failover would cut the power of the host that serves
     assert "400.0 s behind" in said(site)  # the first failure didn't hide the others
+
+
+def test_what_validate_does_not_know_it_does_not_have_mended(world: World) -> None:
+    world.mute = 0
+    backup(world.process())
+    world.down |= {"cloud", "names"}
+    with pytest.raises(Unproven, match="points at") as unknown:
+        validate(world.process())
+    assert unknown.value.hint == "fab dns --dry-run"
 
 
 def validated(world: World) -> Site:
