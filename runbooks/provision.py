@@ -12,14 +12,13 @@ import getpass
 import hashlib
 import json
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lifeline import inventory as inventories
-from lifeline.errors import BadConfig, LifelineError, Refused, StepFailed, Unavailable
+from lifeline.errors import BadConfig, LifelineError, Refused, Unavailable
 from lifeline.hosts import HOST_TOOL, Remote, read_answer
 from lifeline.lease import Claim, Leases
 from lifeline.model import Finding, Host, Observation
@@ -29,13 +28,12 @@ from lifeline.store import Store, find, upload_file
 from lifeline.vault import key_from_environment, open_store
 from runbooks import settings
 from runbooks.bundle import RELEASES, Bundle, ensure
+from runbooks.shipping import CURRENT, PACKAGES_MISSING, READY_S, UP, booted, install, install_again
 from runbooks.site import Site
 
 T = TypeVar("T")
 NAME = "provision"
 BUNDLE_STEP = "the bundle is made"  # on the operator's disk: no change to any host
-CURRENT = "/opt/lifeline/current"
-READY_S = 900.0  # a fresh droplet installs packages
 SHIP_S = 600.0
 CONFIGURE_S = 120.0
 ROLE_S = 900.0
@@ -125,7 +123,9 @@ class Provisioning:
     def steps(self) -> list[Step]:
         return [
             Step(BUNDLE_STEP, self.bundle_made, self.make_bundle, within=120, would="make it"),
-            Step("both hosts are up", self.hosts_ready, within=READY_S, poll=1.0, hint="pulumi up"),
+            Step(
+                "both hosts are up", self.hosts_ready, self.boot, within=READY_S, poll=1.0, hint="pulumi up --refresh"
+            ),
             Step("what they are to keep is known", self.kept),
             Step("both hosts have the bundle", self.shipped, self.ship, within=SHIP_S, would="ship it"),
             Step(
@@ -174,19 +174,29 @@ class Provisioning:
     # Both hosts at once
 
     def hosts_ready(self) -> Finding:
-        def ready(remote: Remote) -> bool:
-            paths = ["/var/lib/cloud/instance/boot-finished", "/run/supervisor.sock", "/usr/bin/python3.13"]
-            return remote.run(["sudo", "-n", "ls", *paths], timeout=20, check=False).code == 0
-
-        answers = self._each(ready, patient=True)
-        waiting = {name: str(answer) for name, answer in answers.items() if answer is not True}
+        seen = {name: str(found) for name, found in self._each(booted, patient=True).items()}
+        waiting = {name: found for name, found in seen.items() if found != UP}
         for name in waiting:
             state = self._power(name)
             if state not in ("active", "new", "unknown"):
-                raise Refused(f"{name} is {state}: it must be on to be provisioned", hint="fab reprotect, or pulumi up")
+                hint = "pulumi up --refresh" if state == "absent" else "fab reprotect, or pulumi up --refresh"
+                raise Refused(f"{name} is {state}: it must be on to be provisioned", hint=hint)
         if waiting:
             return Finding.failed(f"still booting, or not reachable: {', '.join(waiting)}", hosts=waiting)
         return Finding.passed("cloud-init is done, supervisor runs")
+
+    def boot(self) -> None:
+        """Wait for cloud-init, which installs packages once and never again: where a mirror failed it, once more."""
+        clock = self.site.clock
+        end = clock.monotonic() + READY_S / 2
+        while clock.monotonic() < end:
+            seen = self._each(booted, patient=True).values()
+            if PACKAGES_MISSING in seen:
+                self._each(install_again, patient=True)
+                return
+            if all(found == UP for found in seen):
+                return
+            clock.sleep(1.0)
 
     def _power(self, name: str) -> str:
         try:
@@ -390,37 +400,3 @@ class Provisioning:
                 if isinstance(answer, LifelineError):
                     raise answer
         return answers  # type: ignore[return-value]
-
-
-def install(remote: Remote, bundle: Bundle) -> None:
-    """Put a bundle on a host and make it the current release. Interrupted anywhere, the old one is current and the
-    next call goes on."""
-    release = f"{RELEASES}/{bundle.digest}"
-    if remote.run(["test", "-e", f"{release}/DIGEST"], timeout=20, check=False).code != 0:
-        incoming = f"lifeline-{bundle.digest}.tar.gz"  # in the operator's home: in /tmp its name would be anybody's
-        remote.put(bundle.path, incoming)
-        _check_sum(remote, incoming, bundle)
-        fresh = f"{RELEASES}/.new-{bundle.digest}"
-        _sudo(remote, "rm", "-rf", fresh, release)
-        _sudo(remote, "mkdir", "-p", fresh)
-        _sudo(remote, "tar", "-xzf", incoming, "-C", fresh, "--no-same-owner")
-        _sudo(remote, "mv", "-T", fresh, release)
-        _sudo(remote, f"{release}/bin/lifeline-host", "warm")
-        remote.run(["rm", "-f", incoming], timeout=20)
-    # A link can't be replaced, but a rename over one is atomic.
-    _sudo(remote, "ln", "-sfn", release, f"{CURRENT}.new")
-    _sudo(remote, "mv", "-T", f"{CURRENT}.new", CURRENT)
-
-
-def _check_sum(remote: Remote, path: str, bundle: Bundle) -> None:
-    with bundle.path.open("rb") as file:
-        wanted = hashlib.file_digest(file, "sha256").hexdigest()
-    found = remote.run(["sha256sum", path], timeout=60).text.split(maxsplit=1)[0]
-    if found != wanted:
-        raise StepFailed(f"{remote.host.name}: the bundle arrived damaged", hint="fab provision")
-
-
-def _sudo(remote: Remote, *argv: str) -> None:
-    result = remote.run(["sudo", "-n", *argv], timeout=120, check=False)
-    if result.code != 0:
-        raise StepFailed(f"{remote.host.name}: {shlex.join(argv)}: {result.last_words}")

@@ -19,12 +19,13 @@ import botocore.session
 import pytest
 from botocore.config import Config
 
+from infra import cloud_init
 from lifeline.apply import SHIPPED
 from lifeline.errors import BadConfig, Refused, StepFailed
 from lifeline.hosts import Result
 from lifeline.lease import LeaseView
 from runbooks import bundle as bundles
-from runbooks import provision, settings
+from runbooks import provision, settings, shipping
 from tests.unit.hostkit import SERVICE, inventory, lease
 
 DIRECT = Config(proxies={}, retries={"total_max_attempts": 1}, signature_version="s3v4")
@@ -184,10 +185,10 @@ RELEASE = "/opt/lifeline/releases/abc"
 
 def test_install_unpacks_beside_and_switches_by_a_rename(made: bundles.Bundle) -> None:
     remote = FakeRemote()
-    provision.install(remote, made)  # type: ignore[arg-type]
+    shipping.install(remote, made)  # type: ignore[arg-type]
     assert remote.paths == {RELEASE} and remote.links == {"/opt/lifeline/current": RELEASE}
     before = len(remote.ran)
-    provision.install(remote, made)  # type: ignore[arg-type]
+    shipping.install(remote, made)  # type: ignore[arg-type]
     assert [words[0] for words in remote.ran[before:]] == ["test", "ln", "mv"]  # nothing is shipped twice
 
 
@@ -196,9 +197,9 @@ def test_an_interrupted_install_leaves_the_old_release_current_and_goes_on(made:
     remote = FakeRemote(crash_at)
     remote.links["/opt/lifeline/current"] = "/opt/lifeline/releases/old"
     with pytest.raises(KeyboardInterrupt):
-        provision.install(remote, made)  # type: ignore[arg-type]
+        shipping.install(remote, made)  # type: ignore[arg-type]
     assert remote.links["/opt/lifeline/current"] == "/opt/lifeline/releases/old"
-    provision.install(remote, made)  # type: ignore[arg-type]
+    shipping.install(remote, made)  # type: ignore[arg-type]
     assert remote.links["/opt/lifeline/current"] == RELEASE and remote.paths == {RELEASE}
 
 
@@ -206,7 +207,7 @@ def test_a_bundle_that_arrives_damaged_is_not_unpacked(made: bundles.Bundle) -> 
     remote = FakeRemote()
     remote.put = lambda *_: remote.sums.update({"lifeline-abc.tar.gz": "0" * 64})  # type: ignore[method-assign]
     with pytest.raises(StepFailed, match="damaged"):
-        provision.install(remote, made)  # type: ignore[arg-type]
+        shipping.install(remote, made)  # type: ignore[arg-type]
     assert not any(words[0] == "tar" for words in remote.ran)
 
 
@@ -281,7 +282,7 @@ def test_hosts_that_differ_in_what_this_machine_lacks_are_not_guessed_at(tmp_pat
 
 
 def test_a_file_that_lacks_what_the_service_runs_with_is_shipped_only_when_that_is_said(tmp_path: Path) -> None:
-    (tmp_path / "lab.env").write_text("EXCHANGE=http://z\n")
+    (tmp_path / f"{inventory().stack}.env").write_text("EXCHANGE=http://z\n")
     work = keeping(tmp_path, RUNNING)
     with pytest.raises(Refused, match=r"lacks .* primary-newyork: KEY") as refused:
         work.kept()
@@ -299,6 +300,33 @@ def test_an_empty_token_file_takes_the_token_away(tmp_path: Path, monkeypatch: p
     assert settings.pilot_token() == "abc\n"
     monkeypatch.delenv(settings.TOKEN_FILE)
     assert settings.pilot_token() is None
+
+
+class BootingHost:
+    """A host whose first boot says this, and that runs the script again when it is told to."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers, self.installed = list(answers), 0
+
+    def run(self, argv: Sequence[str], *, timeout: float, check: bool = True) -> Result:
+        if argv[-1] == cloud_init.FIRST_BOOT:
+            self.installed += 1
+            self.answers = ["up"]
+        return Result(tuple(argv), 0, (self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]).encode(), b"")
+
+
+def test_a_first_boot_that_a_mirror_failed_is_ended_by_provisioning(tmp_path: Path) -> None:
+    hosts = dict(zip(("a", "b"), (BootingHost("booting", shipping.PACKAGES_MISSING), BootingHost("up")), strict=True))
+    each = SimpleNamespace(each=lambda names, job: {name: job(host) for name, host in hosts.items()})
+    clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=lambda _: None)
+    power = SimpleNamespace(power_state=lambda _: "active")
+    there = SimpleNamespace(root=tmp_path, inventory=inventory(), hosts=each, clock=clock, cloud=power)
+    work = provision.Provisioning(there, tmp_path, lambda: tmp_path)  # type: ignore[arg-type]
+    work._power = lambda name: "active"  # type: ignore[method-assign]
+    assert work.hosts_ready().verdict == "FAIL"
+    work.boot()
+    assert work.hosts_ready().verdict == "PASS"
+    assert [host.installed for host in hosts.values()] == [1, 0]
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])
