@@ -6,6 +6,7 @@ Order matters everywhere: the role is on the disk before a program starts, and p
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import shutil
@@ -122,7 +123,7 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
     supervisor.stop_all([*follower_programs(service), "litestream", service.name], within=service.stop_within_s + 30)
     continues = continuation.origin(config, have)
     if have.live_epoch != epoch:
-        _own(config, vault, epoch, continues)
+        vault.write(_owner_key(config, epoch), continuation.owner(config.name, epoch, continues, continues))
     write_file(layout.litestream_yml, data.render(config, epoch))
     write_data(layout, DataFile(live_epoch=epoch))
     write_role(layout, "primary", epoch)
@@ -132,7 +133,7 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
         write_role(layout, "none", epoch)
         raise
     if continues:
-        continuation.begin(config, vault, epoch, continues)
+        _go_on(config, vault, epoch, continues)
     supervisor.start("litestream", wait=False)
     supervisor.start(service.name, wait=False)
     # A service may well be unhealthy until it has agreed with the world outside; the hook talks to it while it is.
@@ -145,12 +146,13 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
     return _primary_answer(epoch, changed=True)
 
 
-def _own(config: Config, vault: Vault, epoch: int, continues: continuation.Continues | None) -> None:
-    """This host's name on the epoch's prefix, and what it goes on from."""
-    owner: dict[str, Any] = {"host": config.name, "epoch": epoch}
-    if continues:
-        owner["continues"] = continues.to_json()
-    vault.write(_owner_key(config, epoch), json.dumps(owner).encode())
+def _go_on(config: Config, vault: Vault, epoch: int, continues: continuation.Continues) -> None:
+    """Have the epoch go on from the last one, and take back what its owner said of databases that don't. A note that
+    can't be mended now holds nobody up: whoever reads it looks at the files too (points.py)."""
+    done = continuation.begin(config, vault, epoch, continues)
+    if done != continues:
+        with contextlib.suppress(LifelineError):
+            vault.write(_owner_key(config, epoch), continuation.owner(config.name, epoch, continues, done))
 
 
 def _primary_answer(epoch: int, *, changed: bool) -> dict[str, Any]:

@@ -108,6 +108,20 @@ def test_without_the_lease_nothing_starts_and_the_role_is_given_up(
     assert read_role(made.layout).role == "none" and not any(supervisor.running.values())
 
 
+def test_the_owner_says_at_last_what_really_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None
+) -> None:
+    made, vault = config(tmp_path), FakeVault()
+    vault.replicate(1, 7)
+    made.layout.live(made.service.databases[0]).write_bytes(b"no database")
+    write_data(made.layout, DataFile(origin_epoch=1, finalized=1, txids={"trades": 7}, as_replicated=True))
+    monkeypatch.setattr(roles, "_await_lease", lambda *_: None)
+    roles.start_primary(made, FakeSupervisor(), vault, 2)  # type: ignore[arg-type]
+    owner = json.loads(vault.objects["replica/genesis/epoch-0002/owner.json"])
+    origin = {"epoch": 1, "databases": {"trades": 7}}
+    assert owner == {"host": ME, "epoch": 2, "origin": origin}  # SQLite refused it: it begins with a full copy
+
+
 def test_an_epoch_of_another_host_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
     vault = FakeVault({"replica/genesis/epoch-0002/owner.json": b'{"host": "backup-singapore"}'})
     made, supervisor = config(tmp_path), FakeSupervisor()
