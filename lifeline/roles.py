@@ -130,7 +130,8 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
     try:
         _await_lease(config, epoch)
     except BaseException:
-        write_role(layout, "none", epoch)
+        # One that had stopped itself is so still, and serves again by itself.
+        write_role(layout, "none", epoch, fenced=role.fenced and role.epoch == epoch)
         raise
     if continues:
         _go_on(config, vault, epoch, continues)

@@ -80,10 +80,13 @@ class Promotion:
     # Its data
 
     def data_final(self) -> Finding:
-        """At the end of the epochs before ours; a host that serves our epoch was, when it began."""
+        """At the end of the epochs before ours; a host that serves our epoch was, when it began, and so was one that
+        has served it: to go back to that end would set aside what it wrote since."""
         seen, end = self._look(), self.epoch - 1
         if self._serves(seen):
             return Finding.passed("it serves already", epoch=self.epoch)
+        if seen.live_epoch == self.epoch:
+            return Finding.passed(f"as {seen.host} wrote it in epoch {self.epoch}", epoch=self.epoch)
         if seen.finalized == end:
             return Finding.passed(f"at the end of epoch {end}", txids={copy.name: copy.txid for copy in seen.databases})
         return self._not_so(f"not yet at the end of epoch {end}", finalized=seen.finalized)

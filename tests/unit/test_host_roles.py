@@ -10,7 +10,7 @@ import pytest
 
 from lifeline import roles
 from lifeline.errors import Refused, StepFailed, Unavailable, Unproven
-from lifeline.layout import DataFile, read_data, read_role, write_data, write_role
+from lifeline.layout import DataFile, RoleFile, read_data, read_role, write_data, write_role
 from lifeline.model import Lease
 from lifeline.replica import Synced
 from lifeline.roles import Prefix, promotion_refusal
@@ -106,6 +106,21 @@ def test_without_the_lease_nothing_starts_and_the_role_is_given_up(
     with pytest.raises(Refused, match="the agent does not answer"):
         roles.start_primary(made, supervisor, FakeVault(), 1)  # type: ignore[arg-type]
     assert read_role(made.layout).role == "none" and not any(supervisor.running.values())
+
+
+def test_one_that_stopped_itself_and_has_no_lease_yet_still_serves_again_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roles, "LEASE_WITHIN_S", 0.1)
+    made, vault = config(tmp_path), FakeVault()
+    vault.replicate(1, 7)
+    vault.write("replica/genesis/epoch-0001/owner.json", json.dumps({"host": ME}).encode())
+    made.layout.live(made.service.databases[0]).write_bytes(b"db")
+    write_data(made.layout, DataFile(live_epoch=1))
+    write_role(made.layout, "none", 1, fenced=True)
+    with pytest.raises(Refused):
+        roles.start_primary(made, FakeSupervisor(), vault, 1)  # type: ignore[arg-type]
+    assert read_role(made.layout) == RoleFile("none", 1, fenced=True)
 
 
 def test_the_owner_says_at_last_what_really_goes_on(
