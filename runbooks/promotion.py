@@ -108,7 +108,8 @@ class Promotion:
         seen = self._look()
         if self._serves(seen) and seen.service_healthy and seen.litestream_running:
             return Finding.passed(f"healthy, replicating to epoch {self.epoch}", epoch=self.epoch)
-        return self._not_so(f"its role is {seen.role}", role=seen.role, epoch=seen.epoch, healthy=seen.service_healthy)
+        says = f"its role is {seen.role}" + ("" if seen.reconciled else ", and it isn't reconciled")
+        return self._not_so(says, role=seen.role, epoch=seen.epoch, healthy=seen.service_healthy)
 
     def start(self) -> Evidence:
         answer = self._verb("start-primary", "--epoch", str(self.epoch), timeout=START_S)
@@ -117,6 +118,7 @@ class Promotion:
             epoch=int(answer["epoch"]),
             service_running=True,
             service_healthy=bool(answer["healthy"]),
+            reconciled=True,
             litestream_running=bool(answer["replicating"]),
         )
         return answer

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lifeline import roles
+from lifeline import hooks, observe, roles
 from lifeline.errors import Refused, StepFailed, Unavailable, Unproven
 from lifeline.layout import DataFile, RoleFile, read_data, read_role, write_data, write_role
 from lifeline.model import Lease
@@ -135,6 +135,53 @@ def test_the_owner_says_at_last_what_really_goes_on(
     owner = json.loads(vault.objects["replica/genesis/epoch-0002/owner.json"])
     origin = {"epoch": 1, "databases": {"trades": 7}}
     assert owner == {"host": ME, "epoch": 2, "origin": origin}  # SQLite refused it: it begins with a full copy
+
+
+def test_a_reconciliation_that_failed_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None
+) -> None:
+    made = config(tmp_path, service=SLOW + '[hooks]\nreconcile = ["bin/reconcile"]\n')
+    supervisor, vault, runs = FakeSupervisor(), FakeVault(), list[str]()
+    monkeypatch.setattr(roles, "_await_lease", lambda *_: None)
+
+    def run(argv: list[str], **_: object) -> Done:
+        runs.append(argv[-1])
+        return Done(len(runs) > 1)
+
+    monkeypatch.setattr("lifeline.hooks.proc.run", run)
+    with pytest.raises(StepFailed, match="reconcile failed"):
+        roles.start_primary(made, supervisor, vault, 1)  # type: ignore[arg-type]
+    assert supervisor.running["genesis"] and hooks.owes_reconcile(made)
+    assert roles.start_primary(made, supervisor, vault, 1)["changed"] is True  # type: ignore[arg-type]
+    assert runs == ["reconcile", "reconcile"] and not hooks.owes_reconcile(made)
+    assert roles.start_primary(made, supervisor, vault, 1)["changed"] is False  # type: ignore[arg-type]
+    assert len(runs) == 2
+
+
+def test_nothing_is_owed_by_who_was_primary_before_that_was_noted_or_has_no_such_hook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_hook = config(tmp_path, service=SLOW + '[hooks]\nreconcile = ["bin/reconcile"]\n')
+    write_role(with_hook.layout, "primary", 3)
+    assert not hooks.owes_reconcile(with_hook)
+    hooks.owe_reconcile(with_hook, 2)
+    assert not hooks.owes_reconcile(with_hook)  # of an epoch before
+    hooks.owe_reconcile(with_hook, 3)
+    assert hooks.owes_reconcile(with_hook) and not hooks.owes_reconcile(config(tmp_path))
+    assert observe.observe(with_hook)["service"]["reconciled"] is False
+    # Somebody ran it by hand.
+    monkeypatch.setattr("lifeline.hooks.proc.run", lambda *_, **__: Done(True))
+    hooks.run(with_hook, "reconcile")
+    assert observe.observe(with_hook)["service"]["reconciled"] is True
+
+
+class Done:
+    """How a program ended."""
+
+    stdout, reason = "", "the exchange does not answer"
+
+    def __init__(self, ok: bool) -> None:
+        self.ok = ok
 
 
 def test_an_epoch_of_another_host_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
