@@ -27,10 +27,10 @@ from lifeline.apply import follower_programs
 from lifeline.barrier import Barrier, ControlSocket, Stats
 from lifeline.copies import drop_kept, read_follower
 from lifeline.deadman import arm, boottime, cut, notify
-from lifeline.errors import LifelineError, Unavailable
+from lifeline.errors import LifelineError, Refused, Unavailable
 from lifeline.fence import Judgement, Known, judge, valid_until
 from lifeline.herald import Herald
-from lifeline.layout import Config, Layout, RoleFile, load_config, read_data, read_json, read_role, write_role
+from lifeline.layout import Config, Layout, RoleFile, alone, load_config, read_data, read_json, read_role, write_role
 from lifeline.model import Lease
 from lifeline.opinion import Opinion
 from lifeline.supervisor import Supervisor
@@ -271,8 +271,10 @@ class Agent:
             try:
                 self._start_programs(role)
                 self._started = (role, socket)
-            except LifelineError as error:
-                log.error("programs not started: %s", error.message)
+            except Refused:
+                pass  # a verb is at work: the next round
+            except (LifelineError, OSError) as error:
+                log.error("programs not started: %s", error)
                 self._start_after = self.now() + RETRY_S
 
     def fence(self, role: RoleFile, reason: str) -> None:
@@ -307,12 +309,23 @@ class Agent:
     def _start_programs(self, role: RoleFile) -> None:
         """After a boot, of the machine or of supervisor: what the role calls for, and nobody stopped by hand. Where
         that isn't serving, what a predecessor that died in its fence left running is stopped."""
+        if role.role == "primary":
+            # The verb that makes a primary holds this lock until all is started. Before that the new epoch's place
+            # isn't ready: Litestream would begin it anew, and what is prepared for it then would be its ruin.
+            with alone(self.layout.host_lock, Refused("a verb is at work on this host")):
+                self._refresh_role()
+                if self._role != role:
+                    raise Refused("a verb has changed the role meanwhile")
+                self._start(self._serving)
+            return
+        self._supervisor().stop_all(self._serving, within=KILL_AFTER_S)
+        if role.role == "standby":
+            self._start(follower_programs(self.config.service))
+
+    def _start(self, names: Iterable[str]) -> None:
         supervisor = self._supervisor()
-        if role.role != "primary":
-            supervisor.stop_all(self._serving, within=KILL_AFTER_S)
-        wanted = {"primary": self._serving, "standby": list(follower_programs(self.config.service)), "none": []}
         states = supervisor.states()
-        for name in wanted[role.role]:
+        for name in names:
             if name in states and not states[name].running and not states[name].stopped_by_hand:
                 supervisor.start(name, wait=False)
 

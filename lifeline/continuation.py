@@ -4,7 +4,8 @@ Litestream takes a full copy when it can't tell what its replica holds. Here it 
 its last, of transaction X, lies in the new prefix and in its local state, and names the write-ahead log that the
 database has now. So the first transaction of the new epoch is X + 1, in the vault within milliseconds whatever the
 database's size, and Litestream makes its snapshot of the new epoch beside it. Until that is there the new prefix needs
-the old one up to X: `owner.json` says so, as `continues`, and `points.py` reads it.
+the old one up to X: `owner.json` says so, as `continues`, and `points.py` reads it. Whether that succeeds or not, the
+new history has all of the old one up to X and nothing behind it; that is `origin`, and `forks.py` reads it.
 
 Only for a copy that is page for page what the replica holds at X; anything else would be ruin.
 """
@@ -20,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import apsw
 
 from lifeline import replica, wal
 from lifeline.errors import LifelineError, StepFailed
@@ -48,23 +51,34 @@ class Continues:
         return {"epoch": self.epoch, "databases": dict(self.txids)}
 
 
-def of_owner(body: bytes | None) -> Continues | None:
+def owner(host: str, epoch: int, origin: Continues | None, done: Continues | None) -> bytes:
+    """The owner.json of an epoch: whose it is, what its data is from, and for which databases its replica goes on from
+    there."""
+    note: dict[str, Any] = {"host": host, "epoch": epoch}
+    note |= {"origin": origin.to_json()} if origin else {}
+    note |= {"continues": done.to_json()} if done else {}
+    return json.dumps(note).encode()
+
+
+def of_owner(body: bytes | None, what: str = "continues") -> Continues | None:
     """What an epoch's owner.json says of it; None when the epoch stands on its own, or nobody owns it."""
-    found = {} if body is None else json.loads(body).get("continues")
+    found = {} if body is None else json.loads(body).get(what)
     return Continues(int(found["epoch"]), {k: int(v) for k, v in found["databases"].items()}) if found else None
 
 
 def of(store: Store, service: str, epoch: int) -> Continues | None:
     """The same, as the vault's owner.json has it."""
-    owner = find(store, f"{replica.epoch_prefix(service, epoch)}owner.json")
-    return of_owner(owner.body if owner else None)
+    held = find(store, f"{replica.epoch_prefix(service, epoch)}owner.json")
+    return of_owner(held.body if held else None)
 
 
 def of_next(store: Store, service: str, epoch: int, newest: int) -> Continues | None:
     """Where history went on from within this epoch, by the owner of whichever later one (up to ``newest``) did; None
     when none says so."""
     for later in range(epoch + 1, newest + 1):
-        found = of(store, service, later)
+        held = find(store, f"{replica.epoch_prefix(service, later)}owner.json")
+        # Releases before this one wrote no origin.
+        found = held and (of_owner(held.body, "origin") or of_owner(held.body))
         if found and found.epoch == epoch:
             return found
     return None
@@ -80,16 +94,20 @@ def origin(config: Config, have: DataFile) -> Continues | None:
     return Continues(have.origin_epoch, {name: have.txids[name] for name in names})
 
 
-def begin(config: Config, vault: Vault, epoch: int, continues: Continues) -> None:
-    """Prepare `epoch`'s prefix and Litestream's local state. Litestream and the service must be stopped.
+def begin(config: Config, vault: Vault, epoch: int, continues: Continues) -> Continues | None:
+    """Prepare `epoch`'s prefix and Litestream's local state; returns what was done of it. Litestream and the service
+    must be stopped.
 
     What goes wrong here costs a full copy, and nothing else: Litestream takes one whenever the pieces don't fit.
     """
+    done = {}
     for database in config.service.databases:
         try:
             _begin(config, vault, epoch, database, continues.txids[database.name])
-        except (LifelineError, OSError, struct.error) as error:
+            done[database.name] = continues.txids[database.name]
+        except (LifelineError, OSError, struct.error, apsw.Error) as error:
             log.warning("%s begins epoch %d with a full copy: %s", database.name, epoch, error)
+    return Continues(continues.epoch, done) if done else None
 
 
 def _begin(config: Config, vault: Vault, epoch: int, database: Database, txid: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from lifeline import checked, points, rebuild, replica
 from lifeline.copies import Target, Vault, await_followers, find_end, read_follower
-from lifeline.errors import BadInput, DataBad, StepFailed, Unproven
+from lifeline.errors import BadInput, DataBad, Refused, StepFailed, Unproven
 from lifeline.layout import Config, DataFile, own, read_data, read_role, sync_directory, write_data
 from lifeline.model import Finding, Verdict
 from lifeline.progress import Meter, during
@@ -48,6 +48,12 @@ def finalize(
     """
     begun = time.monotonic()
     data = read_data(config.layout)
+    if data.live_epoch is not None and data.live_epoch > epoch:
+        raise Refused(
+            f"the databases on {config.name} are those it wrote in epoch {data.live_epoch}: the end of epoch {epoch} "
+            "is behind them",
+            hint="fab status",
+        )
     try:
         target = find_end(config, vault, epoch)
     except Unproven:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from lifeline.service import Database
 from lifeline.store import Store
 from lifeline.verify import connect, rows
 
+_SIGN = {"main": 1, "vault": -1}
 SHOWN = 1000  # rows of a table and side in a report; all of them are in the files that are kept
 Report = dict[str, Any]
 
@@ -81,13 +82,17 @@ def _compared(config: Config, store: Store, database: Database, folder: Path) ->
     told = {**about, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="compare-") as work:
+            # A folder each: the service's own file may have any name.
+            here, vault = Path(work) / "here", Path(work) / "vault"
+            here.mkdir()
+            vault.mkdir()
             plan = _kept(config, store, database, epoch)
-            rebuild.rebuild(store, plan, Path(work) / "vault.db")
+            rebuild.rebuild(store, plan, vault / "vault.db")
             # SQLite would fold the log into the very files that are evidence: it gets copies.
             for path in folder.iterdir():
                 if path.is_file():
-                    shutil.copy2(path, Path(work) / path.name)
-            tables = difference(Path(work) / config.layout.live(database).name, Path(work) / "vault.db")
+                    shutil.copy2(path, here / path.name)
+            tables = difference(here / config.layout.live(database).name, vault / "vault.db")
         return {**told, "verdict": "PASS", "txid": plan.txid, "tables": tables}
     except (LifelineError, OSError, apsw.Error) as error:
         why = error.message if isinstance(error, LifelineError) else str(error)
@@ -109,13 +114,17 @@ def difference(here: Path, vault: Path) -> dict[str, Report]:
     that was changed is one on each side."""
     with connect(here, write=True) as connection:
         connection.execute(f"ATTACH {literal(str(vault))} AS vault")
-        names = [_tables(connection, schema) for schema in ("main", "vault")]
+        names = {schema: _tables(connection, schema) for schema in ("main", "vault")}
         found = {}
-        for name in sorted(names[0] | names[1]):
-            sides = (_only(connection, name, "main", "vault", names), _only(connection, name, "vault", "main", names))
-            counts = {"here": sides[0][0], "vault": sides[1][0]}
-            if any(counts.values()):
-                found[name] = {**counts, "only_here": sides[0][1], "only_vault": sides[1][1]}
+        for name in sorted(names["main"] | names["vault"]):
+            columns = {schema: _columns(connection, schema, name) for schema in names if name in names[schema]}
+            # Of other columns, every row is one that the other side hasn't.
+            apart = [[schema] for schema in columns] if len(set(columns.values())) > 1 else [list(columns)]
+            table: Report = {"here": 0, "vault": 0, "only_here": [], "only_vault": []}
+            for schemas in apart:
+                _add_differing(connection, name, schemas, columns[schemas[0]], table)
+            if table["here"] or table["vault"]:
+                found[name] = table
         return found
 
 
@@ -125,23 +134,49 @@ def _tables(connection: Any, schema: str) -> frozenset[str]:
     return frozenset(name for name in names if not name.startswith("sqlite_") and name != SENTINEL)
 
 
-def _only(
-    connection: Any, table: str, one: str, other: str, names: list[frozenset[str]]
-) -> tuple[int, list[dict[str, Any]]]:
-    has = {"main": names[0], "vault": names[1]}
-    if table not in has[one]:
-        return 0, []
-    query = f"SELECT * FROM {one}.{quoted(table)}"
-    if table in has[other]:
-        query += f" EXCEPT SELECT * FROM {other}.{quoted(table)}"
-    cursor = connection.execute(query)
-    count, shown, columns = 0, [], list[str]()
-    for row in cursor:
-        columns = columns or [str(one[0]) for one in cursor.getdescription()]
-        count += 1
-        if count <= SHOWN:
-            shown.append({name: _plain(value) for name, value in zip(columns, row, strict=True)})
-    return count, shown
+def _columns(connection: Any, schema: str, table: str) -> tuple[str, ...]:
+    """Those of `SELECT *`, generated ones among them."""
+    query = f"SELECT name FROM pragma_table_xinfo({literal(table)}, {literal(schema)}) WHERE hidden <> 1 ORDER BY cid"
+    return tuple(str(row[0]) for row in rows(connection, query))
+
+
+def _add_differing(connection: Any, name: str, schemas: Sequence[str], columns: Sequence[str], table: Report) -> None:
+    """The rows that one schema has more often than the other. They are told apart byte for byte and by type, whatever
+    the table's own collations take for the same; a table without a key may hold a row several times."""
+    each = range(len(columns))
+    asked = ", ".join(
+        f"t.{quoted(column)} AS v{n}, typeof(t.{quoted(column)}) AS t{n}" for n, column in enumerate(columns)
+    )
+    sides = (
+        f"SELECT {asked}, {_SIGN[schema]} AS side FROM {schema}.{quoted(name)} AS t"
+        f"{_but_the_same(connection, name, schemas, schema, columns)}"
+        for schema in schemas
+    )
+    query = (
+        f"SELECT {', '.join(f'v{n}' for n in each)}, sum(side) FROM ({' UNION ALL '.join(sides)}) "
+        f"GROUP BY {', '.join(f'v{n} COLLATE BINARY, t{n}' for n in each)} HAVING sum(side) <> 0"
+    )
+    for *row, more in connection.execute(query):
+        side = "here" if more > 0 else "vault"
+        table[side] += abs(more)
+        only = table[f"only_{side}"]
+        told = {column: _plain(value) for column, value in zip(columns, row, strict=True)}
+        only += [told] * min(abs(more), SHOWN - len(only))
+
+
+def _but_the_same(connection: Any, name: str, schemas: Sequence[str], one: str, columns: Sequence[str]) -> str:
+    """Leaves out rows that both sides have under the same rowid, nearly all of them: to group a large table takes many
+    times as long. Whatever the rowids mean, as many are left out on either side."""
+    taken = {column.lower() for column in columns}
+    rowid = next((key for key in ("rowid", "oid", "_rowid_") if key not in taken), None)
+    query = f"SELECT count(*) FROM pragma_table_list WHERE name = {literal(name)} AND type = 'table' AND NOT wr"
+    if len(schemas) < 2 or rowid is None or rows(connection, query)[0][0] < 2:
+        return ""
+    (other,) = {*schemas} - {one}
+    ours = ", ".join(f"t.{quoted(column)} COLLATE BINARY, typeof(t.{quoted(column)})" for column in columns)
+    theirs = ", ".join(f"o.{quoted(column)}, typeof(o.{quoted(column)})" for column in columns)
+    same = f"o.{rowid} = t.{rowid} AND ({ours}) IS ({theirs})"
+    return f" WHERE NOT EXISTS (SELECT 1 FROM {other}.{quoted(name)} AS o WHERE {same})"
 
 
 def _plain(value: Any) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from lifeline import proc
 from lifeline.errors import BadConfig, StepFailed, Unproven
-from lifeline.layout import Config
+from lifeline.layout import Config, read_json, read_role, write_file
 from lifeline.schema import At
 
 COMPARE_WITHIN_S = 300.0
@@ -22,7 +23,26 @@ def run(config: Config, name: str, within: float = 60.0) -> dict[str, Any]:
         raise StepFailed(
             f"the service's hook {name} failed: {done.reason}", hint=f"run it by hand: lifeline-host run hook {name}"
         )
+    if name == "reconcile" and owes_reconcile(config):
+        _owed(config).unlink(missing_ok=True)
     return {"hook": name, "ran": True, "output": done.stdout.strip()[-2000:]}
+
+
+def owe_reconcile(config: Config, epoch: int) -> None:
+    """Note that as primary of `epoch` the service hasn't agreed with the world outside yet. What is owed is noted, not
+    what was done: where there is no note nothing is owed, as on a host that an older release made primary."""
+    if config.service.hooks.reconcile:
+        write_file(_owed(config), json.dumps({"epoch": epoch}))
+
+
+def owes_reconcile(config: Config) -> bool:
+    """Is this host primary of an epoch in which the `reconcile` hook is still to succeed?"""
+    role, owed = read_role(config.layout), read_json(_owed(config)) or {}
+    return role.role == "primary" and owed.get("epoch") == role.epoch and bool(config.service.hooks.reconcile)
+
+
+def _owed(config: Config) -> Path:
+    return config.layout.state / "reconcile-owed.json"
 
 
 def compare(config: Config) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def _vault(config: Config) -> Any:
 def _changing(layout: Layout) -> Iterator[None]:
     """One verb at a time changes this host: a runbook that was started twice must not meet itself."""
     busy = Refused("another verb is at work on this host", hint="wait for it, or look: ps -C lifeline-host")
-    with alone(layout.run / "host.lock", busy, LOCK_WITHIN_S):
+    with alone(layout.host_lock, busy, LOCK_WITHIN_S):
         yield
 
 

@@ -129,6 +129,11 @@ class Layout:
         return self.root / "etc/systemd/system"
 
     @property
+    def host_lock(self) -> Path:
+        """Held by the verb that changes this host, and for a moment by the agent while it starts what serves."""
+        return self.run / "host.lock"
+
+    @property
     def deadman(self) -> Path:
         """Outside the release: it must run when that can't be read."""
         return self.root / "usr/local/lib/lifeline/deadman.py"

@@ -509,7 +509,8 @@ class Copy:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a host says of itself: the answer of ``lifeline-host observe``."""
+    """What a host says of itself: the answer of ``lifeline-host observe``.  ``service_healthy``: it answers that it is,
+    and owes no agreement with the world outside (``reconciled``; older releases don't say)."""
 
     host: str
     role: Role
@@ -534,12 +535,14 @@ class Observation:
     pilot: Mapping[str, Any] = field(default_factory=dict)
     herald: Mapping[str, Any] = field(default_factory=dict)
     forks: tuple[Mapping[str, Any], ...] = ()
+    reconciled: bool = True
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], source: str = "observe") -> Observation:
         at = At(document, source)
         service, litestream = at.at("service"), at.at("litestream")
         follower, agent, keeper = at.at("follower", {}), at.at("agent", {}), at.at("keeper", {})
+        reconciled = service.flag("reconciled", True)
         return cls(
             host=at.text("host"),
             role=cast(Role, at.choice("role", ROLES)),
@@ -548,7 +551,7 @@ class Observation:
             finalized=at.integer("finalized") if at.has("finalized") else None,
             live_epoch=at.integer("live_epoch") if at.has("live_epoch") else None,
             service_running=service.flag("running"),
-            service_healthy=service.flag("healthy", False),
+            service_healthy=service.flag("healthy", False) and reconciled,
             databases=tuple(_copy(item) for item in at.each("databases")),
             litestream_running=litestream.flag("running"),
             last_sync_at=litestream.optional_text("last_sync_at"),
@@ -564,6 +567,7 @@ class Observation:
             pilot=dict(agent.at("pilot", {}).value),
             herald=dict(agent.at("herald", {}).value),
             forks=tuple(item.value for item in at.each("forks", [])),
+            reconciled=reconciled,
         )
 
     @property

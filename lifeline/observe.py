@@ -12,7 +12,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from lifeline import deadman, forks, loopback, roles
+from lifeline import deadman, forks, hooks, loopback, roles
 from lifeline.apply import follower_programs
 from lifeline.barrier import ControlSocket, UnixConnection
 from lifeline.copies import read_follower
@@ -38,7 +38,10 @@ def observe(config: Config) -> dict[str, Any]:
         **{"host": config.name, "role": role.role, "epoch": role.epoch or None, "bundle": config.release or None},
         **{"finalized": data.finalized, "live_epoch": data.live_epoch},
         # Whatever supervisor says or doesn't: a service that answers runs.
-        "service": {"running": healthy or _running(states, config.service.name), "healthy": healthy},
+        "service": {
+            **{"running": healthy or _running(states, config.service.name), "healthy": healthy},
+            "reconciled": not hooks.owes_reconcile(config),
+        },
         "databases": [
             _database(config, role, database, watched.get(database.name) or {}) for database in config.service.databases
         ],

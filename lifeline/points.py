@@ -183,13 +183,17 @@ class _Look:
             if piece.last > end:
                 yield piece
 
+    @cached_property
+    def oldest(self) -> list[Piece]:
+        """Each level's first file, but for the snapshots."""
+        return [piece for level in LEVELS if (piece := next(self.pieces(level), None))]
+
     def from_one(self) -> bool:
         """Does the replica still hold its very first file?"""
-        return any(piece.first == 1 for level in LEVELS if (piece := next(self.pieces(level), None)))
+        return any(piece.first == 1 for piece in self.oldest)
 
     def first_transaction(self) -> int | None:
-        firsts = [piece.first for level in (SNAPSHOTS, *LEVELS) if (piece := next(self.pieces(level), None))]
-        return min(firsts) if firsts else None
+        return min((piece.first for piece in (*self.snapshots[:1], *self.oldest)), default=None)
 
     def beginnings(self, txid: int | None) -> Iterator[tuple[Piece, ...]]:
         """What a restore may begin with, the best first: each snapshot, the epoch before, nothing."""
@@ -206,9 +210,13 @@ class _Look:
             yield ()
 
     def continues(self) -> tuple[int, int] | None:
-        """(epoch, transaction) that this epoch goes on from."""
+        """(epoch, transaction) that this epoch goes on from. Its owner says so before it is done: where it never was,
+        the epoch began with a full copy, whose transactions are counted from one."""
         found = continuation.of(self.store, self.service, self.epoch)
-        return (found.epoch, found.txids[self.database]) if found and self.database in found.txids else None
+        end = found.txids.get(self.database) if found else None
+        if found is None or end is None or any(piece.first < end for piece in self.oldest):
+            return None
+        return found.epoch, end
 
     def finish(self, begin: tuple[Piece, ...], txid: int | None) -> Plan:
         """From the beginning to the end, in as few files as possible: coarse levels first, finer ones for the rest."""

@@ -6,6 +6,7 @@ Order matters everywhere: the role is on the disk before a program starts, and p
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import shutil
@@ -109,9 +110,10 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
         raise Refused(f"{config.name} is primary of epoch {role.epoch}, a later one", hint="fab status")
     running = all(name in states and states[name].running for name in ("litestream", service.name))
     if (role.role, role.epoch, have.live_epoch) == ("primary", epoch, epoch) and running:
-        await_service(config, supervisor)
+        owed = hooks.owes_reconcile(config)
+        _await_agreement(config, supervisor)
         _await_replication(config)
-        return _primary_answer(epoch, changed=False)
+        return _primary_answer(epoch, changed=owed)
     exist = all(layout.live(database).exists() for database in service.databases)
     refusal = promotion_refusal(config.name, epoch, have, exist, look_at_prefix(config, vault, epoch))
     if refusal:
@@ -122,35 +124,44 @@ def start_primary(config: Config, supervisor: Supervisor, vault: Vault, epoch: i
     supervisor.stop_all([*follower_programs(service), "litestream", service.name], within=service.stop_within_s + 30)
     continues = continuation.origin(config, have)
     if have.live_epoch != epoch:
-        _own(config, vault, epoch, continues)
+        vault.write(_owner_key(config, epoch), continuation.owner(config.name, epoch, continues, continues))
     write_file(layout.litestream_yml, data.render(config, epoch))
     write_data(layout, DataFile(live_epoch=epoch))
+    hooks.owe_reconcile(config, epoch)
     write_role(layout, "primary", epoch)
     try:
         _await_lease(config, epoch)
     except BaseException:
-        write_role(layout, "none", epoch)
+        # One that had stopped itself is so still, and serves again by itself.
+        write_role(layout, "none", epoch, fenced=role.fenced and role.epoch == epoch)
         raise
     if continues:
-        continuation.begin(config, vault, epoch, continues)
+        _go_on(config, vault, epoch, continues)
     supervisor.start("litestream", wait=False)
     supervisor.start(service.name, wait=False)
-    # A service may well be unhealthy until it has agreed with the world outside; the hook talks to it while it is.
-    await_service(config, supervisor, healthy=not config.service.hooks.reconcile)
-    hooks.run(config, "reconcile", within=service.start_within_s)
-    await_service(config, supervisor)
+    _await_agreement(config, supervisor)
     with during(f"bringing everything into the vault under epoch {epoch}"):
         _await_replication(config)
     _tidy(config, epoch)
     return _primary_answer(epoch, changed=True)
 
 
-def _own(config: Config, vault: Vault, epoch: int, continues: continuation.Continues | None) -> None:
-    """This host's name on the epoch's prefix, and what it goes on from."""
-    owner: dict[str, Any] = {"host": config.name, "epoch": epoch}
-    if continues:
-        owner["continues"] = continues.to_json()
-    vault.write(_owner_key(config, epoch), json.dumps(owner).encode())
+def _go_on(config: Config, vault: Vault, epoch: int, continues: continuation.Continues) -> None:
+    """Have the epoch go on from the last one, and take back what its owner said of databases that don't. A note that
+    can't be mended now holds nobody up: whoever reads it looks at the files too (points.py)."""
+    done = continuation.begin(config, vault, epoch, continues)
+    if done != continues:
+        with contextlib.suppress(LifelineError):
+            vault.write(_owner_key(config, epoch), continuation.owner(config.name, epoch, continues, done))
+
+
+def _await_agreement(config: Config, supervisor: Supervisor) -> None:
+    """Until the service is healthy, and has agreed with the world outside where it owes that."""
+    if hooks.owes_reconcile(config):
+        # It may well be unhealthy until then; the hook talks to it while it is.
+        await_service(config, supervisor, healthy=False)
+        hooks.run(config, "reconcile", within=config.service.start_within_s)
+    await_service(config, supervisor)
 
 
 def _primary_answer(epoch: int, *, changed: bool) -> dict[str, Any]:

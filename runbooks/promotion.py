@@ -80,10 +80,13 @@ class Promotion:
     # Its data
 
     def data_final(self) -> Finding:
-        """At the end of the epochs before ours; a host that serves our epoch was, when it began."""
+        """At the end of the epochs before ours; a host that serves our epoch was, when it began, and so was one that
+        has served it: to go back to that end would set aside what it wrote since."""
         seen, end = self._look(), self.epoch - 1
         if self._serves(seen):
             return Finding.passed("it serves already", epoch=self.epoch)
+        if seen.live_epoch == self.epoch:
+            return Finding.passed(f"as {seen.host} wrote it in epoch {self.epoch}", epoch=self.epoch)
         if seen.finalized == end:
             return Finding.passed(f"at the end of epoch {end}", txids={copy.name: copy.txid for copy in seen.databases})
         return self._not_so(f"not yet at the end of epoch {end}", finalized=seen.finalized)
@@ -105,7 +108,8 @@ class Promotion:
         seen = self._look()
         if self._serves(seen) and seen.service_healthy and seen.litestream_running:
             return Finding.passed(f"healthy, replicating to epoch {self.epoch}", epoch=self.epoch)
-        return self._not_so(f"its role is {seen.role}", role=seen.role, epoch=seen.epoch, healthy=seen.service_healthy)
+        says = f"its role is {seen.role}" + ("" if seen.reconciled else ", and it isn't reconciled")
+        return self._not_so(says, role=seen.role, epoch=seen.epoch, healthy=seen.service_healthy)
 
     def start(self) -> Evidence:
         answer = self._verb("start-primary", "--epoch", str(self.epoch), timeout=START_S)
@@ -114,6 +118,7 @@ class Promotion:
             epoch=int(answer["epoch"]),
             service_running=True,
             service_healthy=bool(answer["healthy"]),
+            reconciled=True,
             litestream_running=bool(answer["replicating"]),
         )
         return answer

@@ -273,6 +273,7 @@ def _line(host: dict[str, Any]) -> str:
     lag = "lag not known" if host["lag_s"] is None else f"lag {host['lag_s']:.1f} s"
     age = "" if host["lease_age_s"] is None else f", lease seen {host['lease_age_s']:.0f} s ago"
     health = "healthy" if host["service_healthy"] else "service running" if host["service_running"] else "no service"
+    health = health if host.get("reconciled", True) else "not reconciled"
     stalled = ", FOLLOWER STALLED" if host["follower_stalled"] else ""
     behind = _transactions_behind(host)
     return f"{head}{host['role']}, epoch {host['epoch']}, {health}, {lag}{behind}{age}{stalled}"

@@ -8,7 +8,8 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from lifeline import agent_http, roles
 from lifeline.agent import Agent
 from lifeline.barrier import UnixConnection
 from lifeline.deadman import due
-from lifeline.errors import Unavailable
-from lifeline.layout import read_role, write_role
+from lifeline.errors import Refused, Unavailable
+from lifeline.layout import alone, read_role, write_role
 from lifeline.roles import ask_agent
 from tests.unit.hostkit import FakeLeases, FakeSupervisor, FakeVault, config, lease
 
@@ -239,6 +240,44 @@ def test_programs_that_could_not_be_started_are_tried_again(world: World) -> Non
     world.clock += 1
     world.agent.guard_once()
     assert world.serving
+
+
+@contextmanager
+def at_work(world: World) -> Iterator[None]:
+    """A verb changes this host."""
+    with alone(world.layout.host_lock, Refused("busy")):
+        yield
+
+
+def test_what_a_verb_is_about_to_start_is_left_to_it(world: World) -> None:
+    """`start-primary` waits for the lease, then prepares the new epoch's place, then starts Litestream."""
+    with at_work(world):
+        world.agent.renew_once()
+        for _ in range(3):
+            world.agent.guard_once()
+        assert world.agent.judgement().kind == "serve" and not any(world.supervisor.running.values())
+    world.agent.guard_once()  # it ended, or died before it had started anything
+    assert world.serving
+
+
+def test_a_verb_that_changes_the_role_meanwhile_is_heard(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def after_another(*_: object) -> Iterator[None]:
+        write_role(world.layout, "none", 1)
+        yield
+
+    world.agent.renew_once()
+    monkeypatch.setattr("lifeline.agent.alone", after_another)
+    world.agent.guard_once()
+    assert not any(world.supervisor.running.values())
+
+
+def test_a_verb_at_work_holds_up_no_fence(world: World) -> None:
+    serve(world)
+    world.clock += 30
+    with at_work(world):
+        world.agent.guard_once()
+        assert not world.serving and world.role == "none"
 
 
 def test_a_hung_thread_is_no_progress(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

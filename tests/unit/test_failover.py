@@ -142,6 +142,25 @@ def test_killed_after_any_action_it_resumes_without_repeating_it(world: World, c
     assert world.address == "198.18.2.10"
 
 
+def test_resumed_after_the_new_primary_has_served_and_stopped_it_goes_on_with_what_that_wrote(world: World) -> None:
+    world.crash_after = 4
+    with pytest.raises(Killed):
+        run(world)
+    assert list(world.actions)[-1] == "start-primary"
+    world.crash_after, world.hosts[NEW].role = None, "none"
+    run(world)
+    assert world.actions["finalize"] == 1 and world.actions["start-primary"] == 2 and world.hosts[NEW].role == "primary"
+
+
+def test_what_has_not_agreed_with_the_world_outside_is_not_started_yet(world: World) -> None:
+    world.crash_after = 4
+    with pytest.raises(Killed):
+        run(world)
+    world.crash_after, world.hosts[NEW].reconciled = None, False
+    run(world)
+    assert world.actions["start-primary"] == 2 and world.hosts[NEW].reconciled and world.actions["record"] == 1
+
+
 @pytest.mark.parametrize("crash_after", range(1, len(ACTIONS)))
 def test_killed_it_is_resumed_from_another_keyboard_too(world: World, tmp_path: Path, crash_after: int) -> None:
     """Until traffic moved, the world itself says that a failover is under way; no journal is needed."""

@@ -12,7 +12,9 @@ import pytest
 from lifeline import alerts, data, forks
 from lifeline.errors import StepFailed
 from lifeline.layout import Config, DataFile, read_data, write_data
-from tests.unit.hostkit import config
+from lifeline.points import Plan
+from lifeline.store import MemoryStore
+from tests.unit.hostkit import SERVICE, config
 
 ROWS = "CREATE TABLE trades (id INTEGER PRIMARY KEY, qty INT, note BLOB); CREATE TABLE same (x);"
 
@@ -75,6 +77,51 @@ def test_the_difference_is_told_by_row_and_side(tmp_path: Path) -> None:
     assert (found["trades"]["here"], found["trades"]["vault"]) == (2, 1)
     assert {"id": 3, "qty": 30, "note": "X'00ff'"} in found["trades"]["only_here"]
     assert found["trades"]["only_vault"] == [{"id": 2, "qty": 20, "note": None}]
+
+
+@pytest.mark.parametrize(
+    ("table", "here", "vault", "counts"),
+    [
+        ("fills (sym, qty)", "('X', 1), ('X', 1), ('X', 1), ('Y', 2)", "('Y', 2), ('X', 1)", (2, 0)),
+        ("users (id INTEGER PRIMARY KEY, name TEXT COLLATE NOCASE)", "(1, 'ABC')", "(1, 'abc')", (1, 1)),
+        ("users (name TEXT COLLATE NOCASE PRIMARY KEY) WITHOUT ROWID", "('ABC')", "('abc')", (1, 1)),
+        ("notes (x)", "(1), ('a')", "(1.0), ('a')", (1, 1)),
+        ("notes (x)", "(NULL)", "(NULL), (NULL)", (0, 1)),
+        ("odd (rowid TEXT, oid, _rowid_)", "('a', 1, 2), ('a', 1, 2)", "('a', 1, 2)", (1, 0)),
+        ("moved (x, y AS (x || x))", "('a'), ('b')", "('b'), ('a')", (0, 0)),
+    ],
+)
+def test_rows_are_told_apart_whatever_the_table_takes_for_the_same(
+    tmp_path: Path, table: str, here: str, vault: str, counts: tuple[int, int]
+) -> None:
+    paths = {side: tmp_path / f"{side}.db" for side in ("here", "vault")}
+    for side, values in (("here", here), ("vault", vault)):
+        (name, *_) = table.split()
+        columns = "(x)" if name == "moved" else ""
+        database(paths[side], f"CREATE TABLE {table}; INSERT INTO {name} {columns} VALUES {values}")
+    found = forks.difference(paths["here"], paths["vault"])
+    assert tuple(sum(one[side] for one in found.values()) for side in ("here", "vault")) == counts
+    assert all(len(one[f"only_{side}"]) == one[side] for one in found.values() for side in ("here", "vault"))
+
+
+def test_of_a_table_with_other_columns_every_row_counts(tmp_path: Path) -> None:
+    here, vault = tmp_path / "here.db", tmp_path / "vault.db"
+    database(here, "INSERT INTO trades VALUES (1, 10, NULL); ALTER TABLE trades ADD COLUMN fee")
+    database(vault, "INSERT INTO trades VALUES (1, 10, NULL)")
+    found = forks.difference(here, vault)["trades"]
+    assert (found["here"], found["vault"]) == (1, 1) and "fee" in found["only_here"][0]
+
+
+def test_a_database_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = config(tmp_path, service=SERVICE.replace("trades.db", "vault.db"))
+    live = made.layout.live(made.service.databases[0])
+    database(live, "INSERT INTO trades VALUES (1, 10, NULL)")
+    write_data(made.layout, DataFile(live_epoch=3))
+    (folder,) = data.set_aside(made)
+    monkeypatch.setattr(forks, "_kept", lambda *_: Plan("genesis", 3, "trades", 7, ()))
+    monkeypatch.setattr("lifeline.forks.rebuild.rebuild", lambda store, plan, output: database(output, ""))
+    (report,) = forks.compare_all(made, MemoryStore())
+    assert report["tables"]["trades"]["here"] == 1 and (Path(folder) / "vault.db").exists()
 
 
 def test_an_alert_lasts_until_a_person_settles_it(former: Config) -> None:

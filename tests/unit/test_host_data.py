@@ -9,7 +9,7 @@ import pytest
 
 from lifeline import copies, data, replica
 from lifeline.copies import Target
-from lifeline.errors import Unproven
+from lifeline.errors import Refused, Unproven
 from lifeline.layout import Config, DataFile, read_data, write_data
 from tests.unit.hostkit import SERVICE, FakeVault, config
 
@@ -162,3 +162,15 @@ def test_waiting_for_a_follower_ends_when_it_is_there_stands_still_or_is_gone(tm
     assert wait(7, True, there) == {"trades": 7} and there[0] < 2
     assert wait(9, False, gone) == {"trades": 7} and gone[0] < 4
     assert wait(9, True, still) == {"trades": 7} and 2 < still[0] < 8
+
+
+def test_what_a_later_epoch_wrote_is_not_gone_back_behind(tmp_path: Path) -> None:
+    """A promotion that is begun again, after its host has served and stopped."""
+    made, vault = config(tmp_path), FakeVault()
+    live = made.layout.live(made.service.databases[0])
+    make(live, 2)
+    vault.replicate(1, 40)
+    write_data(made.layout, DataFile(live_epoch=2))
+    with pytest.raises(Refused, match="it wrote in epoch 2"):
+        data.finalize(made, vault, 1, stop_followers=lambda: None, running=lambda: False)
+    assert value(live) == 2 and read_data(made.layout) == DataFile(live_epoch=2)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lifeline import roles
+from lifeline import hooks, observe, roles
 from lifeline.errors import Refused, StepFailed, Unavailable, Unproven
-from lifeline.layout import DataFile, read_data, read_role, write_data, write_role
+from lifeline.layout import DataFile, RoleFile, read_data, read_role, write_data, write_role
 from lifeline.model import Lease
 from lifeline.replica import Synced
 from lifeline.roles import Prefix, promotion_refusal
@@ -106,6 +106,82 @@ def test_without_the_lease_nothing_starts_and_the_role_is_given_up(
     with pytest.raises(Refused, match="the agent does not answer"):
         roles.start_primary(made, supervisor, FakeVault(), 1)  # type: ignore[arg-type]
     assert read_role(made.layout).role == "none" and not any(supervisor.running.values())
+
+
+def test_one_that_stopped_itself_and_has_no_lease_yet_still_serves_again_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roles, "LEASE_WITHIN_S", 0.1)
+    made, vault = config(tmp_path), FakeVault()
+    vault.replicate(1, 7)
+    vault.write("replica/genesis/epoch-0001/owner.json", json.dumps({"host": ME}).encode())
+    made.layout.live(made.service.databases[0]).write_bytes(b"db")
+    write_data(made.layout, DataFile(live_epoch=1))
+    write_role(made.layout, "none", 1, fenced=True)
+    with pytest.raises(Refused):
+        roles.start_primary(made, FakeSupervisor(), vault, 1)  # type: ignore[arg-type]
+    assert read_role(made.layout) == RoleFile("none", 1, fenced=True)
+
+
+def test_the_owner_says_at_last_what_really_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None
+) -> None:
+    made, vault = config(tmp_path), FakeVault()
+    vault.replicate(1, 7)
+    made.layout.live(made.service.databases[0]).write_bytes(b"no database")
+    write_data(made.layout, DataFile(origin_epoch=1, finalized=1, txids={"trades": 7}, as_replicated=True))
+    monkeypatch.setattr(roles, "_await_lease", lambda *_: None)
+    roles.start_primary(made, FakeSupervisor(), vault, 2)  # type: ignore[arg-type]
+    owner = json.loads(vault.objects["replica/genesis/epoch-0002/owner.json"])
+    origin = {"epoch": 1, "databases": {"trades": 7}}
+    assert owner == {"host": ME, "epoch": 2, "origin": origin}  # SQLite refused it: it begins with a full copy
+
+
+def test_a_reconciliation_that_failed_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None
+) -> None:
+    made = config(tmp_path, service=SLOW + '[hooks]\nreconcile = ["bin/reconcile"]\n')
+    supervisor, vault, runs = FakeSupervisor(), FakeVault(), list[str]()
+    monkeypatch.setattr(roles, "_await_lease", lambda *_: None)
+
+    def run(argv: list[str], **_: object) -> Done:
+        runs.append(argv[-1])
+        return Done(len(runs) > 1)
+
+    monkeypatch.setattr("lifeline.hooks.proc.run", run)
+    with pytest.raises(StepFailed, match="reconcile failed"):
+        roles.start_primary(made, supervisor, vault, 1)  # type: ignore[arg-type]
+    assert supervisor.running["genesis"] and hooks.owes_reconcile(made)
+    assert roles.start_primary(made, supervisor, vault, 1)["changed"] is True  # type: ignore[arg-type]
+    assert runs == ["reconcile", "reconcile"] and not hooks.owes_reconcile(made)
+    assert roles.start_primary(made, supervisor, vault, 1)["changed"] is False  # type: ignore[arg-type]
+    assert len(runs) == 2
+
+
+def test_nothing_is_owed_by_who_was_primary_before_that_was_noted_or_has_no_such_hook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_hook = config(tmp_path, service=SLOW + '[hooks]\nreconcile = ["bin/reconcile"]\n')
+    write_role(with_hook.layout, "primary", 3)
+    assert not hooks.owes_reconcile(with_hook)
+    hooks.owe_reconcile(with_hook, 2)
+    assert not hooks.owes_reconcile(with_hook)  # of an epoch before
+    hooks.owe_reconcile(with_hook, 3)
+    assert hooks.owes_reconcile(with_hook) and not hooks.owes_reconcile(config(tmp_path))
+    assert observe.observe(with_hook)["service"]["reconciled"] is False
+    # Somebody ran it by hand.
+    monkeypatch.setattr("lifeline.hooks.proc.run", lambda *_, **__: Done(True))
+    hooks.run(with_hook, "reconcile")
+    assert observe.observe(with_hook)["service"]["reconciled"] is True
+
+
+class Done:
+    """How a program ended."""
+
+    stdout, reason = "", "the exchange does not answer"
+
+    def __init__(self, ok: bool) -> None:
+        self.ok = ok
 
 
 def test_an_epoch_of_another_host_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:

@@ -141,6 +141,10 @@ def test_an_observation_knows_what_it_does_not_know() -> None:
     dark = {**OBSERVED, "databases": [OBSERVED["databases"][0], {"name": "b", "exists": True, "lag_s": None}]}
     assert Observation.from_json(dark).lag_s is None  # one unknown lag makes the whole unknown, never 0
     assert Observation.from_json({**OBSERVED, "databases": []}).lag_s is None
+    healthy = {**OBSERVED, "service": {"running": True, "healthy": True}}
+    assert Observation.from_json(healthy).service_healthy  # older releases don't speak of a reconciliation
+    owes = Observation.from_json({**OBSERVED, "service": {**healthy["service"], "reconciled": False}})
+    assert not owes.service_healthy and not owes.reconciled
     with pytest.raises(BadConfig, match='role: "boss" is not allowed; one of: primary, standby, none'):
         Observation.from_json({**OBSERVED, "role": "boss"})
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -12,8 +15,8 @@ from lifeline.replica import format_txid, replica_prefix
 from lifeline.store import Info, MemoryStore
 
 
-def add(store: MemoryStore, level: int, first: int, last: int) -> str:
-    key = f"{replica_prefix('genesis', 1, 'trades')}/{level:04x}/{format_txid(first)}-{format_txid(last)}.ltx"
+def add(store: MemoryStore, level: int, first: int, last: int, epoch: int = 1) -> str:
+    key = f"{replica_prefix('genesis', epoch, 'trades')}/{level:04x}/{format_txid(first)}-{format_txid(last)}.ltx"
     store.put(key, b"")
     return key
 
@@ -63,3 +66,50 @@ def test_a_hole_of_one_level_is_bridged_by_another_as_often_as_there_is_one() ->
     with pytest.raises(Gap) as gap:
         planned(store)
     assert gap.value.reach == found.pieces[8].last
+
+
+def owned(store: MemoryStore, end: int) -> None:
+    note = {"host": "b", "epoch": 2, "continues": {"epoch": 1, "databases": {"trades": end}}}
+    store.put("replica/genesis/epoch-0002/owner.json", json.dumps(note).encode())
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_an_owner_that_speaks_of_a_continuation_which_never_was_is_not_believed(level: int) -> None:
+    """It was killed before it had prepared the epoch, which so began with a full copy, counted from one."""
+    store = MemoryStore()
+    for txid in range(1, 41):
+        add(store, 0, txid, txid)
+    owned(store, 40)
+    add(store, level, 1, 50, epoch=2)
+    found = plan(store, "genesis", 2, "trades")
+    assert {piece.key.split("/")[2] for piece in found.pieces} == {"epoch-0002"} and found.txid == 50
+    assert [point.txid for point in points.points(store, "genesis", 2, "trades")] == [50]
+    assert points.walk(store, "genesis", 2, "trades").good
+
+
+def test_an_owner_is_believed_where_no_file_begins_before_the_end_it_speaks_of() -> None:
+    store = MemoryStore()
+    for txid in range(1, 41):
+        add(store, 0, txid, txid)
+    owned(store, 40)
+    add(store, 0, 40, 40, epoch=2)
+    add(store, 1, 40, 44, epoch=2)
+    found = plan(store, "genesis", 2, "trades")
+    assert [piece.key.split("/")[2] for piece in found.pieces[-2:]] == ["epoch-0001", "epoch-0002"]
+    add(store, 9, 1, 44, epoch=2)  # a snapshot is of all there is, whatever it began with
+    assert points.points(store, "genesis", 2, "trades")[0].txid == 40
+
+
+def test_a_moment_in_an_epoch_that_began_anew_is_found_there() -> None:
+    store = MemoryStore()
+    owned(store, 40)
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    for txid in range(1, 10):  # fewer than the last epoch had
+        store.put(add(store, 0, txid, txid, epoch=2), dated(txid, moment + timedelta(seconds=txid)))
+    assert points.at(store, "genesis", 2, "trades", moment + timedelta(seconds=5)).txid == 5
+
+
+def dated(txid: int, at: datetime) -> bytes:
+    """A file's header."""
+    millis = int(at.timestamp() * 1000)
+    return struct.pack(">4sIIIQQQQQQIIQ", b"LTX1", 2, 4096, 1, txid, txid, millis, 0, 0, 0, 0, 0, 0).ljust(100, b"\0")

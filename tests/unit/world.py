@@ -116,6 +116,7 @@ class HostState:
     following: bool = False
     live_epoch: int | None = None
     restored: bool = False
+    reconciled: bool = True
     empty: bool = False  # a new host, without a database
     keeper: bool = True
     alerts: list[dict[str, str]] = field(default_factory=list)
@@ -445,7 +446,7 @@ class FakeRemote:
             "bundle": "d1",
             "finalized": state.finalized,
             "live_epoch": state.live_epoch,
-            "service": {"running": primary, "healthy": primary},
+            "service": {"running": primary, "healthy": primary, "reconciled": state.reconciled},
             "databases": [{"name": "trades", "exists": not state.empty, "txid": 7, "lag_s": state.lag_s}],
             "litestream": {"running": primary, "last_sync_at": "2026-01-01T00:00:00Z" if primary else None},
             "follower": {"running": state.following, "stalled": state.stalled},
@@ -484,7 +485,7 @@ class FakeRemote:
 
         def effect() -> None:
             state.role, state.epoch, state.finalized, state.live_epoch = "primary", epoch, None, epoch
-            state.restored = False
+            state.restored, state.reconciled = False, True
 
         self._world.act("start-primary", effect)
         return {"changed": True, "role": "primary", "epoch": epoch, "healthy": True, "replicating": True}
