@@ -23,6 +23,7 @@ from lifeline.errors import BadConfig, LifelineError, Refused, StepFailed, Unava
 from lifeline.hosts import HOST_TOOL, Remote, read_answer
 from lifeline.lease import Claim, Leases
 from lifeline.model import Finding, Host, Observation
+from lifeline.reading import read_text
 from lifeline.runbook import Outcome, Runbook, Step
 from lifeline.sealing import seal, unseal
 from lifeline.store import Store, find, upload_file
@@ -66,10 +67,7 @@ def passphrase() -> str:
         raise BadConfig(
             "LIFELINE_PASSPHRASE_FILE is not set", hint="export LIFELINE_PASSPHRASE_FILE=… (a file of mode 0600)"
         )
-    try:
-        text = Path(name).read_text().strip()
-    except OSError as error:
-        raise BadConfig(f"{name}: {error.strerror}", hint="check LIFELINE_PASSPHRASE_FILE") from None
+    text = read_text(Path(name), hint="check LIFELINE_PASSPHRASE_FILE").strip()
     if not text:
         raise BadConfig(f"{name} is empty", hint="check LIFELINE_PASSPHRASE_FILE")
     return text
@@ -80,10 +78,7 @@ def pilot_token() -> str:
     name = os.environ.get("LIFELINE_PILOT_TOKEN_FILE")
     if not name:
         return ""
-    try:
-        return Path(name).read_text().strip() + "\n"
-    except OSError as error:
-        raise BadConfig(f"{name}: {error.strerror}", hint="check LIFELINE_PILOT_TOKEN_FILE") from None
+    return read_text(Path(name), hint="check LIFELINE_PILOT_TOKEN_FILE").strip() + "\n"
 
 
 def restic_password(secret: str, stack: str) -> str:
@@ -116,7 +111,7 @@ def service_env(root: Path, stack: str, service: Path) -> str:
     service.toml, or none."""
     for path in (inventories.folder(root, stack) / "service.env", service / f"{stack}.env"):
         if path.is_file():
-            return path.read_text()
+            return read_text(path, hint="fab provision, when it is mended")
     return ""
 
 

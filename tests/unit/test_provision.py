@@ -237,13 +237,13 @@ def test_the_operators_service_environment_outranks_the_services(tmp_path: Path)
     assert provision.service_env(tmp_path, "lab", service) == "A=2"
 
 
-@pytest.mark.parametrize("content", [None, "", "\n"])
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe\x00"])
 def test_without_a_passphrase_nothing_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
     path = tmp_path / "passphrase"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content)
     monkeypatch.setenv("LIFELINE_PASSPHRASE_FILE", str(path))
     with pytest.raises(BadConfig):
         provision.passphrase()
