@@ -60,8 +60,8 @@ def refuse_mistaken(context: Context, typed: str, options: Mapping[str, Any], re
     if context.config.run.dry:
         hint = f"fab {typed} --dry-run" if "dry_run" in options else ""
         raise BadInput(
-            "--dry (-R) is an option of fab itself, under which a verb acts all the same: nothing was done. Lifeline's "
-            "own, which changes nothing, is --dry-run",
+            "--dry (-R) is an option of Invoke's, under which a verb would act all the same: nothing was done. "
+            "Lifeline's own, which changes nothing, is --dry-run",
             hint=hint,
         )
     for name, value in options.items():
