@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +54,57 @@ class Spoken(Task[Any]):
         return [action, spoken, *others]
 
 
+def refuse_mistaken(context: Context, typed: str, options: Mapping[str, Any], repeatable: Sequence[str]) -> None:
+    """BadInput for what Invoke takes and the operator can't have meant: acting on it would be another act, mostly a
+    larger one."""
+    if context.config.run.dry:
+        hint = f"fab {typed} --dry-run" if "dry_run" in options else ""
+        raise BadInput(
+            "--dry (-R) is an option of Invoke's, under which a verb would act all the same: nothing was done. "
+            "Lifeline's own, which changes nothing, is --dry-run",
+            hint=hint,
+        )
+    for name, value in options.items():
+        given = value if isinstance(value, list) else [value]
+        untyped = name == "words" and options["action"] not in Spoken.TAKE_WORDS
+        if not untyped and any(isinstance(one, str) and not one.strip() for one in given):
+            said = f"--{name.strip('_').replace('_', '-')}"
+            raise BadInput(f"{said} was given an empty value (a variable that isn't set?): nothing was done")
+    # A list that got nothing looks to the parser like one that wasn't asked for.
+    for one, after in zip(sys.argv, [*sys.argv[1:], "--"], strict=True):
+        if one.removeprefix("--") in repeatable and one.startswith("--") and after.startswith("--"):
+            raise BadInput(f"{one} was given without its value: nothing was done")
+
+
+def number(option: str, text: str | None) -> int | None:
+    """An option's number; None where it wasn't given."""
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        raise BadInput(f'--{option} "{text[:40] if text else text}" is no whole number') from None
+
+
 def verb(
     *,
     help: dict[str, str] | None = None,
     repeatable: Sequence[str] = (),
     fallback: str = "fab status",
     klass: type[Task[Any]] = Task,
+    typed: str = "",
 ) -> Callable[[Callable[..., Any]], Any]:
-    """A task whose errors are an operator's: message, next command (``fallback`` where it names none), exit code."""
+    """A task whose errors are an operator's: message, next command (``fallback`` where it names none), exit code.
+    ``typed``: the verb as it is typed, where that isn't the function's name."""
 
     def wrap(body: Callable[..., Any]) -> Any:
+        name = typed or body.__name__
+
         @functools.wraps(body)
         def guarded(context: Context, *arguments: Any, **options: Any) -> None:
             try:
+                refuse_mistaken(context, name, options, repeatable)
                 body(context, *arguments, **options)
             except LifelineError as error:
-                error.hint = error.hint or (f"fab --help {body.__name__}" if isinstance(error, BadInput) else fallback)
+                error.hint = error.hint or (f"fab --help {name}" if isinstance(error, BadInput) else fallback)
                 print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
                 sys.exit(error.exit_code)
             except KeyboardInterrupt:
@@ -87,23 +122,27 @@ def verb(
 
 
 @verb(help={**TASK, "target": "the host to promote; default: the one that isn't primary"}, repeatable=["waive"])
-def failover(_: Context, target: str = "", yes: bool = False, dry_run: bool = False, waive: Any = None) -> None:
+def failover(
+    _: Context, target: str | None = None, yes: bool = False, dry_run: bool = False, waive: Any = None
+) -> None:
     """The primary is lost: fence it, and make the standby primary. Run it again to resume."""
     from runbooks.doors import open_site
     from runbooks.failover import failover as run
 
     with open_site(read_only=dry_run) as site:
-        run(site, target or None, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
+        run(site, target, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
 
 
 @verb(help={**TASK, "target": "the host to promote; default: the standby"}, repeatable=["waive"])
-def switchover(_: Context, target: str = "", yes: bool = False, dry_run: bool = False, waive: Any = None) -> None:
+def switchover(
+    _: Context, target: str | None = None, yes: bool = False, dry_run: bool = False, waive: Any = None
+) -> None:
     """The primary is healthy: it stops in order, the standby goes on; nothing is lost. Run it again to resume."""
     from runbooks.doors import open_site
     from runbooks.switchover import switchover as run
 
     with open_site(read_only=dry_run) as site:
-        run(site, target or None, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
+        run(site, target, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
 
 
 @verb(help=TASK, repeatable=["waive"])
@@ -117,13 +156,13 @@ def failback(_: Context, yes: bool = False, dry_run: bool = False, waive: Any = 
 
 
 @verb(help={"settle": "HOST:FOLDER, a person has dealt with that one", "json": "for programs"})
-def forks(_: Context, settle: str = "", json: bool = False) -> None:
+def forks(_: Context, settle: str | None = None, json: bool = False) -> None:
     """What a former primary wrote and the vault never got, row by row: kept, told, merged by nobody."""
     from runbooks.doors import open_site
     from runbooks.forks import forks as run
 
     with open_site() as site:
-        run(site, settle=settle, as_json=json)
+        run(site, settle=settle or "", as_json=json)
 
 
 @verb(help={"for": "how long: 30m, 2h, 1d (default 1h, at most 7d)"})
@@ -187,7 +226,13 @@ def reprotect(_: Context, yes: bool = False, dry_run: bool = False) -> None:
     klass=Spoken,
 )
 def incident(
-    _: Context, action: str, words: str, as_: str = "", id: str = "", publish: bool = False, json: bool = False
+    _: Context,
+    action: str,
+    words: str,
+    as_: str | None = None,
+    id: str | None = None,
+    publish: bool = False,
+    json: bool = False,
 ) -> None:
     """One timeline of journals, alerts, decisions and notes: fab incident open "…", note "…", ack, close, report."""
     from runbooks import incident as run
@@ -195,11 +240,14 @@ def incident(
 
     if action not in (*Spoken.TAKE_WORDS, "ack", "close", "list", "report"):
         raise BadInput(f'"{action}" is nothing to do with an incident', hint="fab --help incident")
+    for option, given, goes in (("as", as_, "note"), ("id", id, "report"), ("publish", publish, "report")):
+        if given and action != goes:
+            raise BadInput(f"--{option} goes with fab incident {goes} only: nothing was done")
     with open_site() as site:
         if action == "open":
             run.open_incident(site, words)
         elif action == "note":
-            run.note(site, words, as_)
+            run.note(site, words, as_ or "")
         elif action == "ack":
             run.acknowledge(site)
         elif action == "close":
@@ -207,17 +255,17 @@ def incident(
         elif action == "list":
             run.show(site, as_json=json)
         else:
-            run.report(site, id, publish=publish)
+            run.report(site, id or "", publish=publish)
 
 
 @verb(help={**TASK, "target": "a host; refused unless it is the primary"}, repeatable=["waive"])
-def dns(_: Context, target: str = "", yes: bool = False, dry_run: bool = False, waive: Any = None) -> None:
+def dns(_: Context, target: str | None = None, yes: bool = False, dry_run: bool = False, waive: Any = None) -> None:
     """Point the public name at the primary, by the lease, and prove it through name servers and resolvers."""
     from runbooks.dns import dns as run
     from runbooks.doors import open_site
 
     with open_site(read_only=dry_run) as site:
-        run(site, target or None, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
+        run(site, target, yes=yes, dry_run=dry_run, waive=tuple(waive or ()))
 
 
 @verb(help={"full": "read every file anew, trusting neither its size nor its time", "dry_run": TASK["dry_run"]})
@@ -258,16 +306,16 @@ RESTORE = {
 @verb(help=RESTORE, repeatable=["waive", "only"])
 def restore(
     _: Context,
-    at: str = "",
-    txid: str = "",
-    from_: str = "",
-    to: str = "",
+    at: str | None = None,
+    txid: str | None = None,
+    from_: str | None = None,
+    to: str | None = None,
     only: Any = None,
-    table: str = "",
-    format: str = "",
+    table: str | None = None,
+    format: str | None = None,
     salvage: bool = False,
     before_corruption: bool = False,
-    check: str = "",
+    check: str | None = None,
     yes: bool = False,
     dry_run: bool = False,
     waive: Any = None,
@@ -281,21 +329,21 @@ def restore(
     from runbooks.restore import restore as run
     from runbooks.wanted import one_way
 
-    waived, parts, source = tuple(waive or ()), tuple(only or ()), from_ or None
+    waived, parts = tuple(waive or ()), tuple(only or ())
     moment = {"at": at, "txid": txid, "from": from_, "to": to, "only": parts}
     ways = {"table": table, "salvage": salvage, "before-corruption": before_corruption}
     way = one_way({**ways, **moment, "format": format, "check": check, "dry-run": dry_run, "waive": waived})
     with open_site(read_only=dry_run or bool(to), with_cloud=way != "to") as site:
         if way == "table":
-            rows_of(site, table, at or None, txid=txid or None, source=source, form=format or "sql", to=to or None)
+            rows_of(site, str(table), at, txid=txid, source=from_, form=format or "sql", to=to)
         elif way == "salvage":
-            recover(site, to)
+            recover(site, to or "")
         elif way == "before-corruption":
-            search(site, check or None, yes=yes, dry_run=dry_run, waive=waived)
+            search(site, check, yes=yes, dry_run=dry_run, waive=waived)
         elif way == "to":
-            inspect(site, to, at or None, txid=txid or None, source=source, only=parts, waive=waived)
+            inspect(site, str(to), at, txid=txid, source=from_, only=parts, waive=waived)
         else:
-            run(site, at or None, txid=txid or None, source=source, only=parts, yes=yes, dry_run=dry_run, waive=waived)
+            run(site, at, txid=txid, source=from_, only=parts, yes=yes, dry_run=dry_run, waive=waived)
 
 
 @verb(
@@ -360,12 +408,16 @@ def status(_: Context, json: bool = False, watch: bool = False) -> None:
     }
 )
 def inventory(
-    _: Context, from_vault: bool = False, from_offsite: bool = False, from_host: str = "", host_key: str = ""
+    _: Context,
+    from_vault: bool = False,
+    from_offsite: bool = False,
+    from_host: str | None = None,
+    host_key: str | None = None,
 ) -> None:
     """Renew the cached inventory: from Pulumi, or with Pulumi gone from the vault, off-site or from a host."""
     from runbooks.break_glass import renew
 
-    renew(from_vault=from_vault, from_offsite=from_offsite, from_host=from_host, host_key=host_key)
+    renew(from_vault=from_vault, from_offsite=from_offsite, from_host=from_host or "", host_key=host_key or "")
 
 
 @verb(help={"take_away": "settings that hosts have and the file here hasn't", "dry_run": TASK["dry_run"]})
@@ -379,7 +431,7 @@ def provision(_: Context, take_away: bool = False, dry_run: bool = False) -> Non
 
 
 DRILL = {
-    "scenario": "which disaster",
+    "scenario": "which disaster (default: complete-failure)",
     "list": "the scenarios there are",
     "keep": "leave the lab up afterwards",
     "runs": "so many times on one pair of hosts: a series",
@@ -400,15 +452,15 @@ DRILL = {
 @verb(help=DRILL)
 def drill(
     _: Context,
-    scenario: str = "complete-failure",
+    scenario: str | None = None,
     list: bool = False,
     keep: bool = False,
-    runs: int = 0,
-    ttl: int = 30,
-    mb: int = 0,
+    runs: str | None = None,
+    ttl: str | None = None,
+    mb: str | None = None,
     page: bool = False,
     due: bool = False,
-    ical: str = "",
+    ical: str | None = None,
     index: bool = False,
     production: bool = False,
     isolated: bool = False,
@@ -417,24 +469,30 @@ def drill(
     dry_run: bool = False,
 ) -> None:
     """Rehearse a disaster on the lab's hosts, once or in a series, and report what was measured; or what is due."""
-    from lab.drill import main
+    from lab.drill import SCENARIO, WAYS, main
+    from runbooks.wanted import one_way
 
-    if production or isolated or tear_down:
+    alone = {"production": production, "isolated": isolated, "tear-down": tear_down, "list": list}
+    calendar = {"due": due, "ical": ical, "index": index}
+    held = {"scenario": scenario, "keep": keep, "runs": runs, "ttl": ttl, "mb": mb, "page": page}
+    way = one_way({**alone, **calendar, **held, "yes": yes, "dry-run": dry_run}, WAYS, "drill")
+    if way in ("production", "isolated", "tear-down"):
         from lab import isolated as copy
         from lab.production import production as hold
         from runbooks.doors import open_site
 
         with open_site() as site:
-            if tear_down:
+            if way == "tear-down":
                 copy.end(site, yes=yes, dry_run=dry_run)
                 return
-            sys.exit((copy.isolated(site, yes=yes, dry_run=dry_run) if isolated else hold(site))[1])
+            sys.exit((copy.isolated(site, yes=yes, dry_run=dry_run) if way == "isolated" else hold(site))[1])
 
-    if due or ical or index:
+    if way in calendar:
         from lab.almanac import almanac
 
-        sys.exit(almanac(due=due, ical=ical, index=index))
-    sys.exit(main(scenario, keep=keep, list_only=list, runs=runs, ttl=ttl, mb=mb, page=page))
+        sys.exit(almanac(due=due, ical=ical or "", index=index))
+    series = {name: number(name, text) for name, text in (("runs", runs), ("ttl", ttl), ("mb", mb))}
+    sys.exit(main(scenario or SCENARIO, keep=keep, list_only=list, page=page, **series))
 
 
 @verb(
@@ -455,7 +513,7 @@ def evidence(_: Context, action: str, json: bool = False) -> None:
         seal(site, stores) if action == "seal" else verify(site, stores, as_json=json)
 
 
-@verb(fallback="fab lab.status")
+@verb(fallback="fab lab.status", typed="lab.up")
 def up(_: Context) -> None:
     """Start the lab: a cloud on this machine."""
     from lab import lifecycle
@@ -463,7 +521,7 @@ def up(_: Context) -> None:
     lifecycle.up()
 
 
-@verb(fallback="fab lab.status")
+@verb(fallback="fab lab.status", typed="lab.down")
 def down(_: Context) -> None:
     """Stop the lab; nothing is left behind."""
     from lab import lifecycle
@@ -471,7 +529,7 @@ def down(_: Context) -> None:
     lifecycle.down()
 
 
-@verb(fallback="fab lab.status")
+@verb(fallback="fab lab.status", typed="lab.env")
 def env(_: Context) -> None:
     """What a shell needs to work against the lab: eval "$(fab lab.env)"."""
     from lab import lifecycle
@@ -479,7 +537,7 @@ def env(_: Context) -> None:
     print(lifecycle.env_script())
 
 
-@verb(fallback="fab lab.down")
+@verb(fallback="fab lab.down", typed="lab.status")
 def lab_status(_: Context) -> None:
     """What of the lab runs."""
     from lab import lifecycle

@@ -36,7 +36,10 @@ def almanac(*, due: bool = False, ical: str = "", index: bool = False, now: date
     standing = duties.standings([*here, *there], now, since or min((one.at for one in here), default=None))
     if ical:
         path = _writable(ical)
-        write_file(path, duties.ical(standing, stack or "lifeline", now).encode(), mode=0o644)
+        try:
+            write_file(path, duties.ical(standing, stack or "lifeline", now).encode(), mode=0o644)
+        except OSError as error:
+            raise BadInput(f"{path} can't be written: {error.strerror}", hint="fab drill --ical drills.ics") from None
         print(f"The calendar, to import or subscribe to: {path}")
     if due:
         return _say(standing, stack, problems, away)

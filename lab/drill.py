@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,19 @@ from lifeline.objectives import OBJECTIVES
 
 # When the operator's command failed, this long beyond the TTL clients may still prove that writes flow.
 GRACE_S = 15.0
-MIN_TTL_S = 10
+MIN_TTL_S, TTL_S = 10, 30
+SCENARIO = "complete-failure"
+# `fab drill` goes one of several ways; the first that is asked for, and the options that mean something on it.
+WAYS: Mapping[str, tuple[str, ...]] = {
+    "production": (),  # asked twice; there is no --yes
+    "isolated": ("yes", "dry-run"),
+    "tear-down": ("yes", "dry-run"),
+    "due": ("ical", "index"),
+    "ical": ("index",),
+    "index": (),
+    "list": (),
+    "": ("scenario", "keep", "runs", "ttl", "mb", "page"),
+}
 PAIR_S = 60.0
 
 
@@ -312,13 +324,13 @@ def listing() -> str:
 
 
 def main(
-    scenario: str = "complete-failure",
+    scenario: str = SCENARIO,
     *,
     keep: bool = False,
     list_only: bool = False,
-    runs: int = 0,
-    ttl: int = 30,
-    mb: int = 0,
+    runs: int | None = None,
+    ttl: int | None = None,
+    mb: int | None = None,
     page: bool = False,
 ) -> int:
     """``fab drill``: hold the drill of that name, or the series (or list them); the exit code. BadInput for an unknown
@@ -327,15 +339,17 @@ def main(
         print(listing())
         return 0
     if scenario in TRIALS:
-        if runs < 0 or ttl < MIN_TTL_S or mb < 0:
+        plan = Plan(1 if runs is None else runs, TTL_S if ttl is None else ttl, mb or 0, keep, page)
+        if plan.runs < 1 or plan.ttl < MIN_TTL_S or plan.mb < 0:
             raise BadInput(f"--runs is 1 or more, --ttl {MIN_TTL_S} or more, --mb 0 or more", hint="fab --help drill")
-        return campaign.hold(TRIALS[scenario], Plan(max(1, runs), ttl, mb, keep, page))[1]
-    if scenario == "all" and not (runs or mb):
+        return campaign.hold(TRIALS[scenario], plan)[1]
+    of_a_series = [name for name, value in (("runs", runs), ("ttl", ttl), ("mb", mb)) if value is not None]
+    if scenario == "all" and not of_a_series:
         from lab import rehearsal  # it holds these drills
 
         return rehearsal.hold_all(Options(keep=keep), page=page)
     wanted = named(scenario)
-    if runs or mb or page:
+    if of_a_series or page:
         raise BadInput(f'there is no series of "{scenario}"; there are: {", ".join(TRIALS)}', hint="fab drill --list")
     lifecycle.require_root()
     return run(wanted, Options(keep=keep))[1]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from lifeline import closing, standing
 from lifeline.errors import BadConfig, Refused, Unavailable
 from lifeline.model import Host, Key, Record
+from lifeline.reading import one_word
 from lifeline.standing import Address, Standing
 
 if TYPE_CHECKING:
@@ -103,6 +104,9 @@ class DigitalOcean:
             raise BadConfig(
                 "DIGITALOCEAN_TOKEN isn't set", hint='eval "$(fab lab.env)", or export DIGITALOCEAN_TOKEN=…'
             )
+        if not one_word(token):
+            says = "DIGITALOCEAN_TOKEN isn't one word of ASCII: it was not copied whole"
+            raise BadConfig(says, hint="export DIGITALOCEAN_TOKEN=dop_v1_… (of 64 more digits)")
         try:
             return cls(os.environ.get("DIGITALOCEAN_API_URL") or api, token)
         except OSError as error:  # the only file read here: whom to trust (a lab's goes with the lab)

@@ -54,9 +54,10 @@ def find_target(config: Config, vault: Vault, epoch: int) -> Target:
         if not missing:
             return Target(candidate, txids)
         if len(missing) < len(txids):
+            older = "fab restore --at TIME, a moment before that promotion"
             raise Unproven(
                 f"the replica of epoch {candidate} lacks {', '.join(missing)}: that promotion never was complete",
-                hint=f"fab restore --epoch {candidate - 1}" if candidate > 1 else "fab restore, from a snapshot",
+                hint=older if candidate > 1 else "fab restore --from snapshot",
             )
     raise Unproven(f"the vault holds no replica of {service.name} up to epoch {epoch}", hint="fab status")
 

@@ -315,36 +315,70 @@ def read_answer(host: str, verb: str, result: Result) -> dict[str, Any]:
     return answer
 
 
+def host_key(text: str) -> paramiko.PKey:
+    """The key that a host must show, of "ssh-ed25519 AAAA… comment". ValueError says what it is instead."""
+    import paramiko
+
+    kind, _, encoded = text.partition(" ")
+    if kind != "ssh-ed25519":
+        raise ValueError(f"of kind {kind[:40]!r}, which can't be pinned; it must be ssh-ed25519")
+    try:
+        data = base64.b64decode(encoded.split()[0], validate=True)
+        key: paramiko.PKey = paramiko.Ed25519Key(data=data)
+        whole = bool(key.asbytes() == data)  # it fills up what is too short
+    except (IndexError, ValueError, paramiko.SSHException):
+        whole = False
+    if not whole:
+        raise ValueError("not whole, as after copying a part of it")
+    return key
+
+
+def _own_key(path: Path) -> paramiko.PKey:
+    """The operator's key, looked at before any host is asked: nobody should look for its fault there."""
+    import paramiko
+
+    hint = "export LIFELINE_SSH_KEY=… (a private key)"
+    try:
+        return paramiko.PKey.from_path(path)
+    except OSError as error:
+        raise BadConfig(f"LIFELINE_SSH_KEY: {path} can't be read: {error.strerror}", hint=hint) from None
+    except (TypeError, paramiko.PasswordRequiredException):  # the former is its library's way to say so
+        raise BadConfig(
+            f"LIFELINE_SSH_KEY: {path} is protected by a passphrase, which nobody is asked for here",
+            hint=f"ssh-add {path} && unset LIFELINE_SSH_KEY",
+        ) from None
+    except Exception:  # whatever its parsers trip over
+        raise BadConfig(
+            f"LIFELINE_SSH_KEY: {path} holds no whole private key (a .pub isn't one); no host was asked", hint=hint
+        ) from None
+
+
 def _connect(host: Host, key: Path | None, timeout: float) -> Connection:
     import paramiko
     from fabric import Config, Connection
 
     # Its threads print traces of what is told better below.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
-    # Said of the key, not of the host: nobody should look for a fault there.
-    if key and not os.access(key, os.R_OK):
-        raise BadConfig(f"LIFELINE_SSH_KEY: {key} can't be read", hint="export LIFELINE_SSH_KEY=… (a private key)")
-    kind, _, encoded = host.host_key.partition(" ")
-    connection = Connection(
-        host.address,
-        user=host.user,
-        config=Config(overrides={"load_ssh_configs": False}, lazy=True),
-        connect_timeout=int(timeout),
-        connect_kwargs={
-            # Fabric takes no None here.
-            **({"key_filename": [str(key)]} if key else {}),
-            "look_for_keys": key is None,
-            "allow_agent": key is None,
-            "banner_timeout": timeout,
-            "auth_timeout": 2 * timeout,
-        },
-    )
-    pinned = paramiko.Ed25519Key(data=base64.b64decode(encoded.split()[0])) if kind == "ssh-ed25519" else None
-    if pinned is None:
-        raise Refused(f"{host.name}: a host key of kind {kind!r} can't be pinned; it must be ssh-ed25519")
+    own = _own_key(key) if key else None
+    try:
+        pinned = host_key(host.host_key)
+    except ValueError as error:
+        raise BadConfig(f"{host.name}: the inventory's host key is {error}", hint="fab inventory") from None
+    settings = {"look_for_keys": key is None, "allow_agent": key is None}
+    settings |= {"pkey": own} if own else {}  # Fabric takes no None here
+    try:
+        connection = Connection(
+            host.address,
+            user=host.user,
+            config=Config(overrides={"load_ssh_configs": False}, lazy=True),
+            connect_timeout=int(timeout),
+            connect_kwargs={**settings, "banner_timeout": timeout, "auth_timeout": 2 * timeout},
+        )
+    except ValueError:
+        raise BadConfig(f'{host.name}: "{host.address}" is no address', hint="fab inventory") from None
     # OpenSSH's way of naming a host in known_hosts.
     name = connection.host if connection.port == 22 else f"[{connection.host}]:{connection.port}"
-    connection.client.get_host_keys().add(name, kind, pinned)
+    connection.client.get_host_keys().add(name, pinned.get_name(), pinned)
     connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
     try:
         connection.open()

@@ -41,14 +41,19 @@ def stack_name(root: Path) -> str:
     for variable in ("LIFELINE_STACK", "PULUMI_STACK"):
         if name := os.environ.get(variable):
             return name
-    cached = sorted(path.parent.name for path in root.glob(".lifeline/*/inventory.json"))
-    if len(cached) == 1:
-        return cached[0]
-    problem = f"stacks here: {', '.join(cached)}" if cached else "no stack has been used here"
+    used = cached(root)
+    if len(used) == 1:
+        return used[0]
+    problem = f"stacks here: {', '.join(used)}" if used else "no stack has been used here"
     raise BadConfig(
         f"which stack? LIFELINE_STACK isn't set ({problem})",
         hint='for the lab: eval "$(fab lab.env)"; else export LIFELINE_STACK=…',
     )
+
+
+def cached(root: Path) -> list[str]:
+    """The stacks that were used here: those with a cache."""
+    return sorted(path.parent.name for path in root.glob(".lifeline/*/inventory.json"))
 
 
 def folder(root: Path, stack: str) -> Path:
@@ -77,9 +82,11 @@ def load(root: Path, stack: str, *, fresh: bool = False) -> Loaded:
             continue
         why = f" ({problems[0]})" if problems and fresh else ""
         return Loaded(loaded.inventory, loaded.origin + why)
+    others = ", ".join(name for name in cached(root) if name != stack)
     raise BadConfig(
-        f"no inventory for stack {stack}: {'; '.join(problems)}",
-        hint="pulumi up; or, with Pulumi gone: fab inventory --from-vault, --from-offsite, or --from-host ADDRESS",
+        f"no inventory for stack {stack}: {'; '.join(problems)}; stacks used here: {others or 'no other'}",
+        hint="export LIFELINE_STACK=…, if it is another; else fab inventory --from-vault, --from-offsite, or "
+        "--from-host ADDRESS --host-key KEY; pulumi up for a stack that never was",
     )
 
 
@@ -91,6 +98,8 @@ def from_cache(root: Path, stack: str) -> Loaded:
         age = time.time() - path.stat().st_mtime
     except FileNotFoundError:
         raise BadConfig(f"there is no {path}") from None
+    except OSError as error:
+        raise BadConfig(f"{path} can't be read: {error.strerror}", hint=f"ls -ld {path}") from None
     return Loaded(Inventory.from_json(text, str(path)), f"the cache, {_age(age)} old")
 
 
@@ -106,7 +115,9 @@ def of_pulumi(root: Path, stack: str, run: Callable[..., Result] = local) -> Inv
     argv = ["pulumi", "stack", "output", "inventory", "--show-secrets", "--json", "--stack", stack, "--non-interactive"]
     result = run(argv, timeout=PULUMI_S, cwd=root)
     if result.code != 0:
-        raise Unavailable(f"pulumi stack output: {result.last_words}", hint="pulumi up")
+        raise Unavailable(
+            f"pulumi stack output: {result.last_words}", hint="pulumi stack ls; or fab inventory --from-vault"
+        )
     return Inventory.from_json(result.stdout, "pulumi stack output inventory")
 
 
@@ -128,14 +139,22 @@ def from_sealed(sealed: bytes, unseal: Callable[[bytes], bytes], where: str = "t
 def save(root: Path, inventory: Inventory) -> Path:
     """Write the cache, whole or not at all, readable by its owner alone."""
     path = cache_path(root, inventory.stack)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # mkstemp makes the file 0600: its secrets are never readable by others, not even for a moment.
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".inventory-")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(inventory.to_json(), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # mkstemp makes the file 0600: its secrets are never readable by others, not even for a moment.
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".inventory-")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(inventory.to_json(), file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        says = f"the inventory can't be cached at {path}: {error.strerror}"
+        raise BadConfig(says, hint=f"ls -ld {path}; then the same command again") from None
     return path
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lifeline.errors import BadConfig
 from lifeline.model import Finding, Verdict
 from lifeline.names import Names
 from lifeline.service import Probe, Service
@@ -36,7 +37,11 @@ def resolve(name: str) -> list[str]:
     import dns.resolver
 
     resolver = dns.resolver.Resolver(configure=False)
-    resolver.nameservers = [server]
+    try:
+        resolver.nameservers = [server]
+    except ValueError:
+        says = f"LIFELINE_DNS={server} is no address of a name server"
+        raise BadConfig(says, hint='eval "$(fab lab.env)" when a lab is up, else unset LIFELINE_DNS') from None
     try:
         return sorted(str(answer) for answer in resolver.resolve(name, "A", lifetime=TIMEOUT_S))
     except dns.exception.DNSException:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, cast
 
 from lifeline.errors import BadConfig
+from lifeline.reading import read_text
 from lifeline.schema import At
 from lifeline.triggers import Series, Trigger, selector
 
@@ -101,10 +102,7 @@ class Service:
     @classmethod
     def load(cls, path: Path) -> Service:
         """Read and validate a service.toml; BadConfig names the key and what is allowed."""
-        try:
-            return cls.parse(path.read_text(encoding="utf-8"), str(path))
-        except OSError as error:
-            raise BadConfig(f"{path}: {error.strerror}", hint="docs/service.md describes service.toml") from error
+        return cls.parse(read_text(path, hint="docs/service.md describes service.toml"), str(path))
 
     @classmethod
     def parse(cls, text: str, source: str = "service.toml") -> Service:

@@ -24,6 +24,7 @@ from botocore.utils import parse_timestamp
 
 from lifeline.errors import BadConfig, Unavailable
 from lifeline.model import Key, StoreRef
+from lifeline.reading import one_word
 from lifeline.store import PAGE, Conflict, Denied, Info, Missing, Object, Progress, Version
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _DESCRIPTIONS = botocore.loaders.create_loader()
 _FIRST_PAGE, _PAGE = 50, 1000
 _CONFLICTS = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 _MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
+_PLACE = "an endpoint is https://HOST, a region one word: check LIFELINE_VAULT_* or LIFELINE_OFFSITE_*, or the stack's"
 _CHECK = "fab status; is the store up, and may this machine reach it?"
 
 
@@ -73,7 +75,10 @@ def open_store(
             response_checksum_validation="when_required",
             proxies={} if direct else None,
         )
-        made = core.create_client("s3", region_name=ref.region, endpoint_url=ref.endpoint, config=settings)
+        try:
+            made = core.create_client("s3", region_name=ref.region, endpoint_url=ref.endpoint, config=settings)
+        except (ValueError, BotoCoreError) as error:
+            raise BadConfig(f"bucket {ref.bucket}, at {ref.endpoint or 'AWS'}: {error}", hint=_PLACE) from None
         made.meta.events.register("before-sign.s3.DeleteObjects", _digested)
         return cast("S3Client", made)
 
@@ -104,6 +109,8 @@ def key_from_environment(prefix: str, environment: Mapping[str, str] = os.enviro
     for name in names:
         if not environment.get(name):
             raise BadConfig(f"{name} is not set", hint=f'export {name}=…; for the lab: eval "$(fab lab.env)"')
+        if not one_word(environment[name]):
+            raise BadConfig(f"{name} isn't one word of ASCII: it was not copied whole", hint=f"export {name}=…")
     return Key(environment[names[0]], environment[names[1]])
 
 
@@ -268,7 +275,7 @@ def _from_answer(error: ClientError, what: str, where: str) -> Exception:
     if code in _CONFLICTS:
         return Conflict(f"can't {what} in {where}: somebody else changed it meanwhile", hint="read it again")
     if code == "NoSuchBucket":
-        return Unavailable(f"{where} does not exist: can't {what}", hint="pulumi up")
+        return Unavailable(f"{where} does not exist: can't {what}", hint="pulumi up --refresh")
     if status in (401, 403):
         hint = "is the key still valid, and granted this bucket?"
         return Denied(f"{where} refused to {what} ({code})", hint=hint, code=code)

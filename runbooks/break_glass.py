@@ -8,6 +8,8 @@ where the disaster can't take them.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lifeline import inventory as inventories
@@ -20,12 +22,16 @@ def renew(*, from_vault: bool = False, from_offsite: bool = False, from_host: st
     """Load the inventory from where it was asked for (default: Pulumi) and cache it."""
     if sum(map(bool, (from_vault, from_offsite, from_host))) > 1:
         raise BadInput("--from-vault, --from-offsite or --from-host: only one of them", hint="fab --help inventory")
+    if host_key and not from_host:
+        raise BadInput("--host-key goes with --from-host only", hint="fab --help inventory")
     root = inventories.project_root()
     stack = inventories.stack_name(root)
     if from_vault:
-        loaded = _sealed(stack, _vault(), "SPACES")
+        with _without_inventory("is LIFELINE_VAULT_BUCKET right? else fab inventory --from-offsite"):
+            loaded = _sealed(stack, _vault(), "SPACES")
     elif from_offsite:
-        loaded = _sealed(stack, _offsite(), "AWS")
+        with _without_inventory("is LIFELINE_OFFSITE_BUCKET right? else fab inventory --from-vault"):
+            loaded = _sealed(stack, _offsite(), "AWS")
     elif from_host:
         loaded = _from_host(from_host, host_key)
     else:
@@ -33,6 +39,18 @@ def renew(*, from_vault: bool = False, from_offsite: bool = False, from_host: st
     path = inventories.save(root, loaded.inventory)
     print(f"inventory of {loaded.inventory.stack} from {loaded.origin}, cached at {path}")
     return loaded
+
+
+@contextmanager
+def _without_inventory(following: str) -> Iterator[None]:
+    """What is next where a store can't be read: neither `fab status` nor Pulumi can do without an inventory, or state,
+    that may be gone."""
+    try:
+        yield
+    except Unavailable as error:
+        if error.hint.startswith(("fab status", "pulumi")):
+            error.hint = f"{following}, or fab inventory --from-host ADDRESS --host-key KEY"
+        raise
 
 
 def remaining(root: Path, stack: str) -> Loaded:
@@ -90,6 +108,7 @@ def _sealed(stack: str, where: StoreRef, keys: str) -> Loaded:
     from lifeline.sealing import unseal
     from lifeline.store import find
     from lifeline.vault import key_from_environment, open_store
+    from runbooks.provision import passphrase
 
     store = open_store(where, key_from_environment(keys))
     sealed = find(store, inventories.sealed_key(stack))
@@ -98,33 +117,26 @@ def _sealed(stack: str, where: StoreRef, keys: str) -> Loaded:
             f"{store.where} holds no {inventories.sealed_key(stack)}: is LIFELINE_STACK the right one?",
             hint="fab inventory --from-offsite; or fab inventory --from-host ADDRESS",
         )
-    return inventories.from_sealed(sealed.body, lambda body: unseal(body, _passphrase()), store.where)
+    return inventories.from_sealed(sealed.body, lambda body: unseal(body, passphrase()), store.where)
 
 
 def _from_host(address: str, host_key: str) -> Loaded:
     """Any host of the site.  Its copy holds that host's own secrets only: enough for every runbook but `vault-key`."""
-    from lifeline.hosts import connect
+    from lifeline import hosts
 
-    if not host_key.startswith("ssh-ed25519 "):
-        given = "isn't one" if host_key else "is missing"
+    try:
+        hosts.host_key(host_key)
+    except ValueError as error:
+        given = f"is {error}" if host_key else "is missing"
         raise BadInput(
             f"--host-key {given}: without a pinned key anybody could answer",
-            hint=f'fab inventory --from-host {address} --host-key "ssh-ed25519 AAAA…"',
-        )
+            hint=f'fab inventory --from-host {address} --host-key "$(cat KEY.pub)"; the host itself has it, seen in '
+            "the cloud's console, in /etc/ssh/ssh_host_ed25519_key.pub",
+        ) from None
     user = os.environ.get("LIFELINE_USER", "operator")
     host = Host(address, "primary", "", "", address, "", address, user, host_key, None, None, None)
-    remote = connect(host)
+    remote = hosts.connect(host)
     try:
         return inventories.from_host(remote)
     finally:
         remote.close()
-
-
-def _passphrase() -> str:
-    name = os.environ.get("LIFELINE_PASSPHRASE_FILE")
-    if not name:
-        raise BadConfig("LIFELINE_PASSPHRASE_FILE isn't set", hint="export LIFELINE_PASSPHRASE_FILE=…")
-    try:
-        return Path(name).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise BadConfig(f"{name}: {error.strerror}", hint="check LIFELINE_PASSPHRASE_FILE") from None

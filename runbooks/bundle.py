@@ -70,7 +70,10 @@ def ensure(wheelhouse: Path, service: Path) -> Bundle:
     """The bundle of these wheels, this checkout's library and the service in folder `service`; made once, then taken
     from the cache."""
     if not (service / "service.toml").is_file():
-        raise BadConfig(f"there is no service.toml in {service}", hint="fab provision --service FOLDER")
+        raise BadConfig(
+            f"there is no service.toml in {service}",
+            hint="put the service's folder there (docs/service.md), then fab provision",
+        )
     digest = _digest(wheelhouse, service)
     path = cache_root() / f"{digest}.tar.gz"
     if not path.exists():

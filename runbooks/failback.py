@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 from lifeline.errors import Refused
 from lifeline.model import Lease
-from lifeline.runbook import Outcome
+from lifeline.runbook import Outcome, check_waivers
 from runbooks.reprotect import Reprotection, reprotect
 from runbooks.site import Site, confirm
-from runbooks.switchover import switchover
+from runbooks.switchover import WAIVERS, switchover
 
 NAME = "failback"
 
@@ -26,6 +26,7 @@ def failback(
     ask: Callable[[str], str] = input,
 ) -> Outcome | None:
     """Make the home primary the primary again.  None for a dry run, or when it is home already."""
+    check_waivers(waive, WAIVERS)  # of the switchover at the end: what is no waiver is told before a host is powered on
     home, lease = site.inventory.home_primary.name, site.leases.read()
     if lease is None:
         raise Refused("nobody ever held the lease: there is nothing to bring home", hint="fab provision")

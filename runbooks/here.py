@@ -45,14 +45,24 @@ def copy_here(
         lambda: open_store(inventory.vault, key_from_environment("SPACES")),
         lambda: open_store(inventory.offsite, key_from_environment("AWS")),
     )
-    above = next(folder for folder in target.parents if folder.exists())
     # On the target's file system: what is unpacked is moved there by a rename.
-    with tempfile.TemporaryDirectory(prefix=".lifeline-", dir=above) as folder:
+    with _room_beside(target) as folder:
         config = visitor(root, inventory, Path(folder))
         if shutil.which("restic") is None:
             say("restic is not installed here: only replicas can be read (apt install restic)")
         asked = wanted(epoch, want.at, want.txid, want.source, want.only)
         return inspect(config, doors, asked, target, Waived(memory=short_of_memory))
+
+
+def _room_beside(target: Path) -> tempfile.TemporaryDirectory[str]:
+    above = next((folder for folder in target.parents if folder.exists()), target)
+    hint = f"fab restore --to {HERE}:/var/tmp/copy, a folder that isn't there yet"
+    if above == target:
+        raise BadInput(f"{target} is no new folder", hint=hint)
+    try:
+        return tempfile.TemporaryDirectory(prefix=".lifeline-", dir=above)
+    except OSError as error:
+        raise BadInput(f"nothing can be written below {above}: {error.strerror}", hint=hint) from None
 
 
 def visitor(root: Path, inventory: Inventory, folder: Path) -> Config:

@@ -56,10 +56,13 @@ def _means(name: str) -> str:
 def _length(text: str) -> timedelta:
     found = re.fullmatch(r"(\d+)([smhd])", text.strip())
     if not found:
-        raise BadInput(f'"{text}" is no length of time', hint="fab pause --for 30m, 2h or 1d")
-    length = timedelta(**{_UNITS[found[2]]: int(found[1])})
+        raise BadInput(f'"{text[:40]}" is no length of time', hint="fab pause --for 30m, 2h or 1d")
+    try:
+        length = timedelta(**{_UNITS[found[2]]: int(found[1])})
+    except (OverflowError, ValueError):  # more days, or digits, than there are
+        length = timedelta.max
     if not timedelta(0) < length <= LONGEST:
-        raise BadInput(f"{text} is too long for a pause, or none at all: at most 7d", hint="fab mode manual")
+        raise BadInput(f"{text[:40]} is too long for a pause, or none at all: at most 7d", hint="fab mode manual")
     return length
 
 

@@ -22,6 +22,7 @@ from lifeline.errors import BadConfig, LifelineError, Refused, Unavailable
 from lifeline.hosts import HOST_TOOL, Remote, read_answer
 from lifeline.lease import Claim, Leases
 from lifeline.model import Finding, Host, Observation
+from lifeline.reading import read_text
 from lifeline.runbook import Outcome, Runbook, Step
 from lifeline.sealing import seal, unseal
 from lifeline.store import Store, find, upload_file
@@ -71,10 +72,7 @@ def passphrase() -> str:
         raise BadConfig(
             "LIFELINE_PASSPHRASE_FILE is not set", hint="export LIFELINE_PASSPHRASE_FILE=… (a file of mode 0600)"
         )
-    try:
-        text = Path(name).read_text().strip()
-    except OSError as error:
-        raise BadConfig(f"{name}: {error.strerror}", hint="check LIFELINE_PASSPHRASE_FILE") from None
+    text = read_text(Path(name), hint="check LIFELINE_PASSPHRASE_FILE").strip()
     if not text:
         raise BadConfig(f"{name} is empty", hint="check LIFELINE_PASSPHRASE_FILE")
     return text

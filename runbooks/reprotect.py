@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lifeline.errors import LifelineError, Refused
+from lifeline.journal import unfinished
 from lifeline.model import Finding, Host, Lease
 from lifeline.runbook import Outcome, Runbook, Step
 from runbooks.forks import told
 from runbooks.site import Site, confirm
+from runbooks.wanted import Asked
 
 NAME = "reprotect"
 BOOT_S = 120.0
@@ -153,8 +155,18 @@ class Reprotection:
             raise Refused(
                 f"{self.lease.holder} holds the lease, epoch {self.lease.epoch}, and doesn't serve it (its role is "
                 f"{seen.role}): a failover or a restore isn't finished, and there is nothing to follow yet",
-                hint=f"fab failover --target {self.lease.holder}",
+                hint=self._way_on(),
             )
+
+    def _way_on(self) -> str:
+        """What goes on with it, by this operator's journals; the run may be another's."""
+        for name in ("restore", "switchover", "failover"):
+            begun = unfinished(self.site.journals, name)
+            if begun and (begun.took(self.lease) or begun.context.get("epoch") == self.lease.epoch + 1):
+                if name == "restore":
+                    return Asked.of_context(begun.context).command()
+                return f"fab {name} --target {begun.context['target']}"
+        return f"fab failover --target {self.lease.holder}; where it was a restore: fab restore, as it was typed before"
 
     def powered(self) -> Finding:
         state = self.site.cloud.power_state(self.other.droplet_id)

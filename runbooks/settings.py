@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lifeline import inventory as inventories
-from lifeline.errors import BadConfig, Refused
+from lifeline.errors import Refused
 from lifeline.hosts import Remote
 from lifeline.model import Host
+from lifeline.reading import read_text
 
 ETC = "/etc/lifeline"
 ENV, TOKEN = "service.env", "pilot.token"
@@ -26,7 +27,7 @@ def service_env(root: Path, stack: str, service: Path) -> str | None:
     service.toml; None where this machine has neither. An empty file is settings too: none."""
     for path in (inventories.folder(root, stack) / ENV, service / f"{stack}.env"):
         if path.is_file():
-            return path.read_text()
+            return read_text(path, hint="fab provision, when it is mended")
     return None
 
 
@@ -36,10 +37,7 @@ def pilot_token() -> str | None:
     name = os.environ.get(TOKEN_FILE)
     if not name:
         return None
-    try:
-        token = Path(name).read_text().strip()
-    except OSError as error:
-        raise BadConfig(f"{name}: {error.strerror}", hint=f"check {TOKEN_FILE}") from None
+    token = read_text(Path(name), hint=f"check {TOKEN_FILE}").strip()
     return f"{token}\n" if token else ""
 
 

@@ -7,6 +7,7 @@ the standby's agent does the rest.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from runbooks.site import Site, confirm
 
 NAME = "switchover"
 STOP_S = 120.0
+WAIVERS = (admission.WAIVE_DATA, admission.WAIVE_TRAFFIC, admission.WAIVE_WRITE)
+_WAIVER = re.compile(r"(; nothing was touched)?[: (]+to go on [a-z ]+: --waive [a-z-]+\)?")
 
 
 def switchover(
@@ -32,9 +35,12 @@ def switchover(
     ask: Callable[[str], str] = input,
 ) -> Outcome | None:
     """Make ``target`` (default: the standby) the primary, in order.  None for a dry run."""
-    waived = check_waivers(waive, (admission.WAIVE_DATA, admission.WAIVE_TRAFFIC, admission.WAIVE_WRITE))
+    waived = check_waivers(waive, WAIVERS)
     # A primary that serves is just what a switchover moves.
-    decision, promotion = prepare(site, target, frozenset({admission.WAIVE_SERVING}), NAME)
+    try:
+        decision, promotion = prepare(site, target, frozenset({admission.WAIVE_SERVING}), NAME)
+    except (Refused, Unproven) as error:
+        raise _in_order(error) from None
     leaving = (
         Leaving(site, promotion.old.name, promotion.lease) if promotion.lease.holder == promotion.old.name else None
     )
@@ -59,6 +65,16 @@ def steps_of(promotion: Promotion, leaving: Leaving | None) -> Runbook:
     before = [] if leaving is None else leaving.steps(back=True)
     steps = [*before, *take_over_steps(promotion, _left_step(promotion), again="fab switchover")]
     return Runbook(NAME, steps, lambda outcome: summary(promotion, outcome), site.clock, site.out)
+
+
+def _in_order(refusal: LifelineError) -> LifelineError:
+    """A failover's refusal, without the waiver that only a failover has: here nothing is lost by waiting."""
+    says = _WAIVER.sub("", refusal.message)
+    if says == refusal.message:
+        return refusal
+    again = "when it is close behind, fab switchover; where it doesn't follow, fab reprotect"
+    hint = f"{refusal.hint}; {again}" if admission.WAIVE_LAG in refusal.message else refusal.hint
+    return type(refusal)(f"{says}; nothing was touched", hint=hint)
 
 
 def _left_step(promotion: Promotion) -> Step:

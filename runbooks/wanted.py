@@ -77,16 +77,17 @@ WAYS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def one_way(given: Mapping[str, object]) -> str:
+def one_way(given: Mapping[str, object], ways: Mapping[str, tuple[str, ...]] = WAYS, verb: str = "restore") -> str:
     """Which way, by the options that were given. BadInput for one that would mean nothing on it: to pass over it would
     be to do something else than was asked for."""
     named = [name for name, value in given.items() if value]
-    way = next((way for way in WAYS if way in named), "")
+    way = next((way for way in ways if way in named), "")
     for name in named:
-        if name != way and name not in WAYS[way]:
-            what = f"--{name} doesn't go with --{way}" if way else f"--{name} goes with another option only"
-            known = " ".join(f"--{one}" for one in WAYS[way])
-            hint = f"fab restore {f'--{way} ' if way else ''}takes {known}; fab --help restore"
+        if name != way and name not in ways[way]:
+            others = " or ".join(f"--{other}" for other, takes in ways.items() if other and name in takes)
+            what = f"--{name} doesn't go with --{way}" if way else f"--{name} goes with {others} only"
+            known = " ".join(f"--{one}" for one in ways[way]) or "no other option"
+            hint = f"fab {verb} {f'--{way} ' if way else ''}takes {known}; fab --help {verb}"
             raise BadInput(f"{what}; nothing was done", hint=hint)
     return way
 

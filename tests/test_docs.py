@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
+import fabfile
 import lifeline.errors
 from lab import shell
 from lab.config import LabConfig
@@ -128,6 +129,59 @@ def test_hints_name_fab_verbs_that_exist(verbs: set[str]) -> None:
     hints = {word for file in SOURCES if file.suffix == ".py" for text in hints_of(file) for word in FAB.findall(text)}
     assert "failover" in hints
     assert hints <= verbs, f"not in fab --list: {sorted(hints - verbs)}"
+
+
+# A command ends where the sentence goes on, or another one begins.
+COMMAND = re.compile(r"\bfab (?:--help )?([a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)*)((?:(?!\bfab )[^;,|)`\n])*)")
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+
+
+def strings_of(file: Path) -> Iterator[str]:
+    """What a module may show: its strings, with … for what is only known when it runs."""
+    tree = ast.parse(file.read_text())
+    within = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            yield "".join(str(part) for part in parts)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in within:
+            yield node.value
+
+
+def untypable(text: str, parser: dict[str, set[str]]) -> Iterator[str]:
+    """The commands in a text that `fab` doesn't know, or doesn't know with these flags."""
+    for verb, rest in COMMAND.findall(text):
+        unknown = sorted(set(FLAG.findall(rest)) - parser[verb] - {"--help"}) if verb in parser else []
+        if verb not in parser or unknown:
+            yield f"fab {verb} {' '.join(unknown)}".strip()
+
+
+@pytest.fixture(scope="module")
+def parser() -> dict[str, set[str]]:
+    """What the parser takes: each verb's flags."""
+    return {str(context.name): set(context.flags) for context in fabfile.namespace.to_contexts()}
+
+
+def test_commands_in_strings_can_be_typed(parser: dict[str, set[str]]) -> None:
+    shown = [(ids(file), text) for file in SOURCES if file.suffix == ".py" for text in strings_of(file)]
+    assert any("fab failover --target" in text for _, text in shown)
+    assert not [(file, bad) for file, text in shown for bad in untypable(text, parser)]
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=ids)
+def test_commands_in_documents_can_be_typed(file: Path, parser: dict[str, set[str]]) -> None:
+    assert not [bad for text in CODE.findall(file.read_text()) for bad in untypable(text, parser)]
+
+
+def test_a_command_that_cannot_be_typed_is_seen(parser: dict[str, set[str]], tmp_path: Path) -> None:
+    file = tmp_path / "a.py"
+    file.write_text(
+        "hint = f'fab restore --epoch {n - 1}'\n"
+        "raise BadConfig('no folder', hint='fab provision --service FOLDER; fab status --json')\n"
+        "says = f'{name}: fab nowhere, or fab failover --target {name} --yes; --waive X'\n"
+    )
+    found = [bad for text in strings_of(file) for bad in untypable(text, parser)]
+    assert sorted(found) == ["fab nowhere", "fab provision --service", "fab restore --epoch"]
 
 
 def test_readme_shows_the_two_commands() -> None:

@@ -77,7 +77,7 @@ def test_files_are_written_and_a_place_that_cant_be_is_told(root: Path) -> None:
     assert almanac.almanac(ical="drills.ics", index=True, now=NOW) == 0
     assert (root / "drills.ics").read_bytes().startswith(b"BEGIN:VCALENDAR\r\n")
     assert (root / "drills" / "index.html").exists()
-    for name in ("nowhere/drills.ics", str(root)):
+    for name in ("nowhere/drills.ics", str(root), "/proc/drills.ics"):
         with pytest.raises(BadInput):
             almanac.almanac(ical=name, now=NOW)
 

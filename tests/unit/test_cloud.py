@@ -141,3 +141,13 @@ def test_a_file_of_authorities_that_went_with_its_lab_is_named(
     with pytest.raises(BadConfig, match=r"bundle\.pem can't be read") as refused:
         DigitalOcean.from_environment("https://198.18.0.10")
     assert "unset SSL_CERT_FILE" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize("token", ["dop_v1_…", "dop_v1_a b", "dop_v1_a\n"])
+def test_a_token_that_was_not_copied_whole_is_no_cloud_that_is_down(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIGITALOCEAN_TOKEN", token)
+    with pytest.raises(BadConfig, match="DIGITALOCEAN_TOKEN isn't one word") as refused:
+        DigitalOcean.from_environment("https://198.18.0.10")
+    assert "64 more digits" in (refused.value.hint or "")

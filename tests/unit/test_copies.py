@@ -64,6 +64,19 @@ def test_a_follower_of_half_the_databases_is_no_end(tmp_path: Path) -> None:
         copies.find_end(made, FakeVault(), 2)
 
 
+def test_an_epoch_that_lacks_a_database_is_gone_behind_by_a_command_that_there_is(tmp_path: Path) -> None:
+    made, store = config(tmp_path, service=TWO), FakeVault()
+    store.replicate(1, 7, "trades")
+    with pytest.raises(Unproven) as first:
+        copies.find_target(made, store, 1)
+    assert first.value.hint == "fab restore --from snapshot"
+    store.replicate(1, 9, "orders")
+    store.replicate(2, 1, "trades")
+    with pytest.raises(Unproven, match="lacks orders") as later:
+        copies.find_target(made, store, 2)
+    assert later.value.hint.startswith("fab restore --at TIME")
+
+
 def test_a_follower_that_begins_anew_keeps_what_it_had_until_it_is_as_far(tmp_path: Path) -> None:
     made, store = config(tmp_path), FakeVault()
     database = made.service.databases[0]

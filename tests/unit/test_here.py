@@ -39,6 +39,10 @@ def test_what_lies_on_the_hosts_is_not_looked_for_here(world: World) -> None:
         inspect(world.process(), f"here:{world.root}/copy", source="local")
     with pytest.raises(BadInput, match="no HOST:PATH"):
         inspect(world.process(), "here:copy", source="offsite")
+    for nowhere in ("/", "/proc/self/copy"):
+        with pytest.raises(BadInput, match=r"no new folder|can be written") as caught:
+            inspect(world.process(), f"here:{nowhere}", source="offsite")
+        assert "fab restore --to here:" in caught.value.hint
     world.down.add("lease")
     with pytest.raises(Unavailable):  # which epoch counts isn't known
         inspect(world.process(), f"here:{world.root}/copy", source="offsite")

@@ -12,13 +12,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import paramiko
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
 from lifeline.errors import BadConfig, DataBad, LifelineError, NotDone, Refused, StepFailed, Unavailable
 from lifeline.hosts import Hosts, Result, SshRemote, local, read_answer, watched
@@ -199,6 +200,40 @@ def test_a_key_that_is_not_there_is_no_fault_of_the_host(server: Server, tmp_pat
     with pytest.raises(BadConfig, match=r"LIFELINE_SSH_KEY: .*nowhere can't be read") as caught:
         SshRemote(server.host(), tmp_path / "nowhere").run(["true"])
     assert "LIFELINE_SSH_KEY" in caught.value.hint and server.connections == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello\n", b"-----BEGIN OPENSSH PRIVATE KEY-----", b"\xff\xfe" * 100, b"ssh-ed25519 AAAA me\n", None],
+    ids=["empty", "garbage", "begun", "binary", "public", "folder"],
+)
+def test_what_is_no_key_is_told_before_a_host_is_asked(server: Server, tmp_path: Path, content: bytes | None) -> None:
+    key = tmp_path / "wrong"
+    if content is None:
+        key.mkdir()
+    else:
+        key.write_bytes(content)
+    with pytest.raises(BadConfig, match=f"LIFELINE_SSH_KEY: {key}"):
+        SshRemote(server.host(), key).run(["true"])
+    assert server.connections == 0
+
+
+def test_half_a_key_and_one_with_a_passphrase(server: Server, tmp_path: Path) -> None:
+    half, secret = tmp_path / "half", tmp_path / "secret"
+    half.write_bytes(server.user_key.read_bytes()[:200])
+    with pytest.raises(BadConfig, match="no whole private key"):
+        SshRemote(server.host(), half).run(["true"])
+    private = Ed25519PrivateKey.generate()
+    secret.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, BestAvailableEncryption(b"pw")))
+    with pytest.raises(BadConfig, match="passphrase") as caught:
+        SshRemote(server.host(), secret).run(["true"])
+    assert caught.value.hint.startswith("ssh-add") and server.connections == 0
+
+
+@pytest.mark.parametrize("wrong", [{"host_key": "ssh-ed25519 AAAA…"}, {"host_key": "ssh-rsa AAAA"}, {"address": "a:b"}])
+def test_an_inventory_that_names_no_host_that_can_be_asked(server: Server, wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadConfig, match="h: "):
+        SshRemote(replace(server.host(), **wrong), server.user_key).run(["true"])
 
 
 def test_nobody_listens(server: Server) -> None:

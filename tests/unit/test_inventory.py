@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from lifeline import inventory as inventories
 from lifeline.errors import BadConfig, BadInput, LifelineError, Unavailable
@@ -116,3 +118,76 @@ def test_a_host_is_asked_for_the_inventory_only_with_a_key_to_pin(key: str, monk
     with pytest.raises(BadInput, match="--host-key") as caught:
         break_glass.renew(from_host="127.0.0.1", host_key=key)
     assert "--from-host 127.0.0.1 --host-key" in caught.value.hint
+
+
+def stack(name: str) -> Inventory:
+    return Inventory.from_json({**inventory_json(), "stack": name})
+
+
+def key_of_a_host() -> str:
+    raw = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    return raw.decode()
+
+
+@pytest.mark.parametrize("length", [12, 13, 40, 50, 76, 79])
+def test_a_host_s_key_that_was_not_copied_whole_is_no_defect(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELINE_STACK", "lab")
+    for key in (key_of_a_host()[:length], "ssh-ed25519 AAAA…", "ssh-ed25519 AAAA"):
+        with pytest.raises(BadInput, match="not whole"):
+            break_glass.renew(from_host="127.0.0.1", host_key=key)
+    with pytest.raises(BadInput, match="--from-host only"):
+        break_glass.renew(host_key=key_of_a_host())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"LIFELINE_VAULT_ENDPOINT": "ams3.digitaloceanspaces.com"},
+        {"LIFELINE_VAULT_REGION": "us east 2"},
+        {"SPACES_SECRET_ACCESS_KEY": "abc…"},
+        {"SPACES_ACCESS_KEY_ID": "abc "},
+    ],
+)
+def test_what_opens_the_vault_and_is_wrong_is_said_to_be(
+    wrong: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = {"LIFELINE_STACK": "lab", "LIFELINE_VAULT_BUCKET": "b", "LIFELINE_VAULT_ENDPOINT": "https://127.0.0.1:1"}
+    good |= {"SPACES_ACCESS_KEY_ID": "a", "SPACES_SECRET_ACCESS_KEY": "b"}
+    for name, value in {**good, **wrong}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadConfig) as caught:
+        break_glass.renew(from_vault=True)
+    assert any(word in str(caught.value) for word in (*wrong, "LIFELINE_VAULT_*"))
+
+
+def test_what_follows_a_vault_that_cant_be_read_needs_no_inventory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise Unavailable("it doesn't answer", hint="fab status; is the store up?")
+
+    monkeypatch.setenv("LIFELINE_STACK", "lab")
+    monkeypatch.setenv("LIFELINE_VAULT_BUCKET", "b")
+    monkeypatch.setenv("LIFELINE_VAULT_ENDPOINT", "https://127.0.0.1:1")
+    monkeypatch.setattr(break_glass, "_sealed", away)
+    with pytest.raises(Unavailable) as caught:
+        break_glass.renew(from_vault=True)
+    assert "fab status" not in caught.value.hint and "fab inventory --from-offsite" in caught.value.hint
+
+
+def test_a_stack_s_name_that_was_mistyped_meets_those_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventories, "from_pulumi", _gone)
+    inventories.save(tmp_path, stack("production"))
+    with pytest.raises(BadConfig, match="stacks used here: production") as caught:
+        inventories.load(tmp_path, "prodution")
+    first, _, rest = caught.value.hint.partition("; ")
+    assert first.startswith("export LIFELINE_STACK") and rest.index("--from-vault") < rest.index("pulumi up")
+
+
+def test_a_folder_in_the_cache_s_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inventories.cache_path(tmp_path, "lab").mkdir(parents=True)
+    with pytest.raises(BadConfig, match="can't be read: Is a directory"):
+        inventories.from_cache(tmp_path, "lab")
+    with pytest.raises(BadConfig, match="can't be cached"):
+        inventories.save(tmp_path, stack("lab"))
+    assert [path.name for path in (tmp_path / ".lifeline/lab").iterdir()] == ["inventory.json"]

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from lifeline.errors import BadConfig
 from lifeline.model import Verdict
-from lifeline.outside import Outside
+from lifeline.outside import Outside, resolve
 from lifeline.service import Service
 from tests.unit.world import SERVICE_TOML
 
@@ -96,3 +97,9 @@ def test_a_name_that_does_not_exist(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("LIFELINE_DNS", raising=False)
     monkeypatch.setattr(socket, "getaddrinfo", nothing)
     assert resolve(name) == []
+
+
+def test_a_name_server_that_is_none_is_a_mistake_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFELINE_DNS", "nonsense")
+    with pytest.raises(BadConfig, match="LIFELINE_DNS=nonsense"):
+        resolve("trade.genesis.test")

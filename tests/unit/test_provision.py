@@ -329,13 +329,13 @@ def test_a_first_boot_that_a_mirror_failed_is_ended_by_provisioning(tmp_path: Pa
     assert [host.installed for host in hosts.values()] == [1, 0]
 
 
-@pytest.mark.parametrize("content", [None, "", "\n"])
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe\x00"])
 def test_without_a_passphrase_nothing_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
     path = tmp_path / "passphrase"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content)
     monkeypatch.setenv("LIFELINE_PASSPHRASE_FILE", str(path))
     with pytest.raises(BadConfig):
         provision.passphrase()

@@ -14,11 +14,13 @@ from lifeline.errors import BadInput, DataBad, LifelineError, Refused, StepFaile
 from lifeline.model import DnsRef, SecondName
 from runbooks.backup import backup
 from runbooks.clean_point import before_corruption
+from runbooks.failback import failback
 from runbooks.failover import failover
 from runbooks.reprotect import power_on, reprotect
 from runbooks.restore import restore
 from runbooks.site import Site
 from runbooks.status import gather, status
+from runbooks.switchover import switchover
 from runbooks.validate import validate
 from tests.unit.world import AGREE, NEW, OLD, Killed, World
 
@@ -253,6 +255,47 @@ def test_reprotect_is_no_way_out_of_a_failover_half_done(world: World) -> None:
     with pytest.raises(Refused, match="doesn't serve it") as caught:
         reprotect(world.process(), yes=True)
     assert caught.value.hint == f"fab failover --target {NEW}" and world.power["1"] == "off"
+
+
+@pytest.mark.parametrize(("at", "crash_after"), [(None, 1), (None, 2), (None, 3), (THEN, 2), (THEN, 3), (THEN, 4)])
+def test_reprotect_names_the_restore_that_is_half_done(world: World, at: str | None, crash_after: int) -> None:
+    world.crash_after = crash_after
+    with pytest.raises(Killed):
+        restore(world.process(), at, yes=True)
+    world.crash_after = None
+    with pytest.raises(Refused, match="doesn't serve it") as caught:
+        reprotect(world.process(), yes=True)
+    assert caught.value.hint == (f"fab restore --at {THEN}.000000Z" if at else "fab restore")
+    restore(world.process(), at, yes=True)
+    reprotect(world.process(), yes=True)
+
+
+def test_reprotect_elsewhere_names_both_ways_on(world: World, tmp_path: Path) -> None:
+    world.crash_after = 2
+    with pytest.raises(Killed):
+        restore(world.process(), yes=True)
+    world.crash_after, world.root = None, tmp_path / "another machine"
+    with pytest.raises(Refused) as caught:
+        reprotect(world.process(), yes=True)
+    assert f"fab failover --target {OLD}" in caught.value.hint and "fab restore" in caught.value.hint
+
+
+@pytest.mark.parametrize("standby", [{"lag_s": 300.0}, {"lag_s": None}, {"stalled": True}, {"role": "none"}])
+def test_a_switchover_names_no_waiver_that_it_does_not_take(world: World, standby: dict[str, Any]) -> None:
+    for name, value in standby.items():
+        setattr(world.hosts[NEW], name, value)
+    with pytest.raises((Refused, Unproven)) as caught:
+        switchover(world.process(), yes=True)
+    says = str(caught.value)
+    assert "--waive" not in says and "nothing was touched" in says and "fab switchover" in says and not world.actions
+
+
+def test_failback_reads_its_waivers_before_it_acts(world: World) -> None:
+    failover(world.process(), yes=True)
+    world.actions.clear()
+    with pytest.raises(BadInput, match='no waiver "trafic"'):
+        failback(world.process(), yes=True, waive=("trafic",))
+    assert not world.actions and world.power["1"] == "off"
 
 
 def test_reprotect_works_with_the_primary_out_of_reach(world: World) -> None:

@@ -116,3 +116,11 @@ def test_unreadable() -> None:
         Service.load(Path("/nonexistent/service.toml"))
     with pytest.raises(BadConfig, match=r"service\.toml: Invalid value"):
         Service.parse("name =")
+
+
+def test_a_file_that_is_no_text_or_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "service.toml").write_bytes(b"name = '\xff'")
+    with pytest.raises(BadConfig, match="is no text"):
+        Service.load(tmp_path / "service.toml")
+    with pytest.raises(BadConfig, match="No such file"):
+        Service.load(tmp_path / "other.toml")

@@ -92,6 +92,7 @@ def test_an_answer_becomes_an_error_of_ours(status: str, code: str, expected: ty
         store(endpoint).put_if_absent("k", b"")
     assert type(caught.value) is expected
     assert "bucket vault" in str(caught.value)
+    assert ("pulumi up --refresh" in str(caught.value)) is (code == "NoSuchBucket")  # without, it finds nothing to do
 
 
 def test_a_deleted_key_can_be_told_from_a_missing_grant():
@@ -146,3 +147,12 @@ def test_the_operators_key_comes_from_the_environment_and_a_missing_one_is_named
     assert key_from_environment("SPACES", environment) == Key("a", "s")
     with pytest.raises(BadConfig, match="AWS_ACCESS_KEY_ID is not set"):
         key_from_environment("AWS", environment)
+    for wrong in ("a…", "a b", "a\n"):
+        with pytest.raises(BadConfig, match="SPACES_SECRET_ACCESS_KEY isn't one word"):
+            key_from_environment("SPACES", {**environment, "SPACES_SECRET_ACCESS_KEY": wrong})
+
+
+@pytest.mark.parametrize(("region", "endpoint"), [("ams3", "ams3.digitaloceanspaces.com"), ("us east 2", None)])
+def test_a_place_that_is_none_is_said_before_anything_is_asked(region: str, endpoint: str | None):
+    with pytest.raises(BadConfig, match="bucket vault"):
+        open_store(StoreRef("vault", region, endpoint, path_style=False), KEY)
