@@ -11,6 +11,8 @@ from infra.identity import HostKey
 
 PACKAGES = ("supervisor", "sqlite3", "python3-venv", "restic", "zstd", "ca-certificates", "sudo", "curl")
 FIRST_BOOT = "/usr/local/sbin/lifeline-first-boot"
+FIRST_BOOT_FAILED = "/var/lib/lifeline-first-boot.failed"  # there while packages are missing; says why
+TRIES, PAUSE_S = 10, 30
 
 # One host key, no passwords, no root: what isn't offered can't be attacked, and can't be pinned wrongly.
 SSHD = """\
@@ -52,23 +54,41 @@ def user_data(operator: str, public_key: str, identity: HostKey) -> str:
     return "#cloud-config\n" + json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 
-def first_boot(packages: tuple[str, ...]) -> str:
-    """A script that installs what is missing.
+def first_boot(packages: tuple[str, ...], failed: str = FIRST_BOOT_FAILED) -> str:
+    """A script that installs what is missing; it may run at any time, any number of times.
 
-    An image that has everything needs no package registry: a rebuild must not wait for one.
+    An image that has everything needs no package registry: a rebuild must not wait for one. Where one is needed,
+    cloud-init runs this once and never again, while the image's own timers hold apt's locks and mirrors fail: so it
+    waits and tries again, and what failed for good is in `failed`, with the command for it.
     """
-    names = " ".join(packages)
     return f"""\
 #!/bin/sh
-set -eu
-missing=
-for package in {names}; do
-    status=$(dpkg-query --show --showformat='${{db:Status-Status}}' "$package" 2>/dev/null || true)
-    [ "$status" = installed ] || missing="$missing $package"
+set -u
+export DEBIAN_FRONTEND=noninteractive
+missing() {{
+    for package in {" ".join(packages)}; do
+        status=$(dpkg-query --show --showformat='${{db:Status-Status}}' "$package" 2>/dev/null || true)
+        [ "$status" = installed ] || printf '%s ' "$package"
+    done
+}}
+apt() {{
+    apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=5 "$@"
+}}
+attempt=0
+while [ -n "$(missing)" ]; do
+    attempt=$((attempt + 1))
+    said=$({{ dpkg --configure -a; apt update && apt install --no-install-recommends $(missing); }} 2>&1)
+    echo "$said"
+    [ -n "$(missing)" ] || break
+    if [ $attempt -ge {TRIES} ]; then
+        {{
+            echo "not installed after {TRIES} attempts, $(date -u): $(missing)"
+            echo "again: sudo {FIRST_BOOT}"
+            echo "$said" | tail -n 20
+        }} | tee {failed} >&2
+        exit 1
+    fi
+    sleep {PAUSE_S}
 done
-if [ -n "$missing" ]; then
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -q
-    apt-get install -q -y --no-install-recommends $missing
-fi
+rm -f {failed}
 """

@@ -27,7 +27,8 @@ class FrontDoor(pulumi.ComponentResource):
             type="A",
             value=first_address,
             ttl=config.record_ttl,
-            # After a failover the record points elsewhere, and that is right: `pulumi up` must not undo it.
-            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["value"]),
+            # After a failover the record points elsewhere, and that is right: `pulumi up` must not undo it. For another
+            # TTL the provider would write all of it, with the address that it knew: that is set by `fab dns`.
+            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["value", "ttl"]),
         )
         self.register_outputs({})

@@ -20,6 +20,7 @@ Kind = Literal["opened", "alert", "over", "decision", "paged", "acknowledged", "
 KINDS: tuple[str, ...] = get_args(Kind)
 ROOT = "incidents/"
 QUIET = timedelta(minutes=10)  # when all its alerts have been over for so long, an incident closes itself
+REPORT_WITHIN = timedelta(hours=24)  # of its end
 LONGEST = 4000  # characters of a text
 
 
@@ -80,6 +81,19 @@ def id_of(key: str, service: str) -> str:
     """The incident that a key belongs to; empty for anything else."""
     found = re.fullmatch(r"(\d{8}T\d{6}Z-[0-9a-f]+)/[^/]+\.json", key.removeprefix(folder(service)))
     return found[1] if found and key.startswith(folder(service)) else ""
+
+
+def reports_due(keys: Iterable[str], service: str, now: datetime) -> dict[str, datetime]:
+    """Incidents that ended 24 hours ago or earlier and have no published report, with when they ended; by what lies in
+    their folders alone. One that joined another is told with that one."""
+    ended, done = {}, set()
+    for key in keys:
+        name, _, file = key.removeprefix(folder(service)).partition("/")
+        if re.fullmatch(r"report-.*\.md|.*-joined-[0-9a-f]+\.json", file):
+            done.add(name)
+        elif found := re.fullmatch(r"(\d{8}T\d{6})\d{3}Z-.*-closed-[0-9a-f]+\.json", file):
+            ended[name] = datetime.strptime(found[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    return {name: at for name, at in sorted(ended.items()) if name not in done and now - at >= REPORT_WITHIN}
 
 
 @dataclass(frozen=True)

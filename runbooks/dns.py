@@ -1,7 +1,8 @@
 """Dns: point the public name at the primary, and prove that the world follows.
 
 For a record that stayed behind: a failover that was waived past it, a hand that slipped in the console, an API that is
-back. Only the lease says who is primary: the name is never pointed at anybody else.
+back; and for a TTL that isn't the stack's. Only the lease says who is primary: the name is never pointed at anybody
+else.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def dns(
     with ThreadPoolExecutor(max_workers=1) as pool:
         names = pool.submit(as_declared, site)
         host, lease = primary(site, target)
-        traffic = Traffic(site, host, waits=True)
+        traffic = Traffic(site, host, waits=True, whole=True)
         now = traffic.moved()
     site.say(f"DNS: {names.result().says}")
     runbook = Runbook(NAME, _steps(traffic, lease), lambda outcome: _summary(traffic, outcome), site.clock, site.out)

@@ -9,9 +9,11 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from lifeline import incidents
 from lifeline.errors import LifelineError
 from lifeline.lookout import mode_now
 from lifeline.model import Host, Lease, Observation
+from lifeline.moments import stamp
 from runbooks.backups import age, size
 from runbooks.catalogue import mirror, newest_backup, newest_verification
 from runbooks.site import Site
@@ -48,6 +50,7 @@ def gather(site: Site) -> dict[str, Any]:
         lease = pool.submit(_try, site.leases.read)
         traffic = pool.submit(_try, lambda: site.cloud.record(inventory.record))
         resolved = pool.submit(site.outside.resolve, inventory.record.fqdn)
+        reports = pool.submit(_try, lambda: _reports(site))
         second = pool.submit(_second, site) if inventory.dns.route53 else None
         dated = [
             pool.submit(_try, lambda read=read: _dated(site, read(site)))
@@ -73,6 +76,7 @@ def gather(site: Site) -> dict[str, Any]:
             },
             "hosts": [_host(host, powers[host.name].result(), seen[host.name]) for host in inventory.hosts],
             **dict(zip(("backup", "verification", "offsite"), (one.result() for one in dated), strict=True)),
+            "reports_due": reports.result(),
         }
 
 
@@ -106,6 +110,7 @@ def render(found: dict[str, Any]) -> str:
     lines.append(_verification(found.get("verification")))
     lines.append(_mirror(found.get("offsite")))
     lines.append(_logs(found["hosts"]))
+    lines.extend(_due(found["reports_due"]))
     lines[1:1] = _alerts(found["hosts"])
     return "\n".join(lines)
 
@@ -214,6 +219,23 @@ def _would(host: dict[str, Any]) -> list[str]:
         return []
     at_work = f"; its pilot: {pilot['pilot']}" if pilot.get("pilot") else ""
     return [f"         decides: {pilot['act']}, {pilot['reason']}{at_work}"]
+
+
+def _reports(site: Site) -> dict[str, str]:
+    service = site.inventory.service
+    keys = (key for key, _ in site.vault.keys(incidents.folder(service)))
+    return {name: stamp(at) for name, at in incidents.reports_due(keys, service, site.clock.utc()).items()}
+
+
+def _due(found: dict[str, str]) -> list[str]:
+    """The procedures want a report within 24 hours; the meeting about it needs one."""
+    if "error" in found:
+        return [f"reports  not known which are due: {found['error']}"]
+    return [
+        f"report   DUE of incident {name}, which ended {at}\n"
+        f"         next: fab incident report --id {name}; fill it in, the same with --publish, and hold the post-mortem"
+        for name, at in found.items()
+    ]
 
 
 def _mirror(found: dict[str, Any] | None) -> str:

@@ -29,6 +29,7 @@ class Traffic:
     site: Site
     host: Host
     waits: bool = False  # for caches, whoever is there
+    whole: bool = False  # the record's TTL must be right too: not in a failover, which must not fail for that
     tried: bool = False
     moved_at: float | None = None
 
@@ -42,8 +43,9 @@ class Traffic:
             value = self.site.cloud.record(self.record)
         except Unavailable as error:
             return self._by_name_servers(error)
-        says = f"it is {value.address}, TTL {value.ttl} s"
-        verdict = Verdict.PASS if value.address == self.host.address else Verdict.FAIL
+        other = self.whole and value.ttl != self.record.ttl
+        says = f"it is {value.address}, TTL {value.ttl} s{f', not {self.record.ttl} s' if other else ''}"
+        verdict = Verdict.PASS if value.address == self.host.address and not other else Verdict.FAIL
         return Finding(verdict, says, {"address": value.address, "ttl": value.ttl})
 
     def to_move(self) -> Finding:

@@ -197,6 +197,31 @@ def test_a_report_that_was_worked_on_stays_and_is_what_is_published(world: World
     assert site.vault.get(key) == b"## worked on"
 
 
+def test_a_report_is_due_24_hours_after_the_end_until_it_is_published(world: World) -> None:
+    site = world.process()
+    opened = verbs.open_incident(site, "customers complain")
+    world.clock.now = 86400 * 2
+    assert not status.gather(site)["reports_due"]  # it isn't over
+    verbs.close(site)
+    world.clock.now += 86399
+    assert not status.gather(site)["reports_due"]
+    world.clock.now += 1
+    status.status(site)
+    assert f"DUE of incident {opened.id}, which ended 2026-01-03" in said(site)
+    verbs.report(site)
+    assert status.gather(site)["reports_due"]
+    verbs.report(site, publish=True)
+    assert not status.gather(site)["reports_due"]
+
+
+def test_an_incident_that_joined_another_needs_no_report_of_its_own() -> None:
+    ended = [event(0, "opened"), event(60, "joined", into="another"), event(61, "closed")]
+    keys = [one.key("genesis", "0a1b") for one in ended]
+    assert incidents.reports_due(keys, "genesis", START + timedelta(days=3)) == {}
+    assert list(incidents.reports_due(keys[2:], "genesis", START + timedelta(days=3))) == [ID]
+    assert incidents.reports_due(["incidents/genesis/notes.txt"], "genesis", START) == {}
+
+
 def test_a_report_needs_an_incident_and_a_name_that_is_one_s(world: World) -> None:
     site = world.process()
     with pytest.raises(BadInput, match="no incident is on record"):

@@ -63,31 +63,63 @@ def test_cloud_init_gets_one_host_key_one_operator_and_no_password() -> None:
     assert len(text) < 64 * 1024  # DigitalOcean takes no more
 
 
-def _first_boot(tmp_path: Path, installed: tuple[str, ...]) -> list[str]:
-    """Run the script with stand-ins for dpkg-query and apt-get; returns apt-get's calls."""
-    log = tmp_path / "log"
-    log.touch()
-    have = " ".join(installed)
+def _first_boot(tmp_path: Path, installed: tuple[str, ...], refusals: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the script with stand-ins for the tools; "calls" holds apt-get's and sleep's. apt-get refuses so many times,
+    as with a lock that is held or a mirror that fails, and then installs what it is told to."""
+    (tmp_path / "installed").write_text(" ".join(installed))
+    (tmp_path / "refusals").write_text(str(refusals))
+    (tmp_path / "calls").touch()
     tools = {
-        "dpkg-query": f'for last; do :; done\ncase " {have} " in *" $last "*) printf installed;; *) exit 1;; esac',
-        "apt-get": f'echo "$@" >> {log}',
+        "dpkg": "exit 0",
+        "dpkg-query": 'for last; do :; done\ngrep -qw -- "$last" installed && printf installed',
+        "sleep": 'echo "sleep $1" >> calls',
+        "apt-get": (
+            'echo "$@" >> calls\nleft=$(cat refusals)\n'
+            'if [ $left -gt 0 ]; then echo $((left - 1)) > refusals; echo "E: Could not get lock" >&2; exit 100; fi\n'
+            'case "$*" in *" install "*) echo "$@" >> installed;; esac'
+        ),
     }
     for name, body in tools.items():
         tool = tmp_path / name
         tool.write_text(f"#!/bin/sh\n{body}\n")
         tool.chmod(0o755)
-    subprocess.run(["sh", "-c", first_boot(PACKAGES)], env={"PATH": f"{tmp_path}:/bin:/usr/bin"}, check=True)
-    return log.read_text().splitlines()
+    argv, env = ["sh", "-c", first_boot(PACKAGES, "failed")], {"PATH": f"{tmp_path}:/bin:/usr/bin"}
+    return subprocess.run(argv, env=env, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+
+
+def _calls(tmp_path: Path) -> list[str]:
+    return (tmp_path / "calls").read_text().splitlines()
 
 
 def test_first_boot_asks_no_registry_when_nothing_is_missing(tmp_path: Path) -> None:
-    assert _first_boot(tmp_path, PACKAGES) == []
+    assert _first_boot(tmp_path, PACKAGES).returncode == 0
+    assert _calls(tmp_path) == []
 
 
 def test_first_boot_installs_what_is_missing_and_only_that(tmp_path: Path) -> None:
-    update, install = _first_boot(tmp_path, tuple(name for name in PACKAGES if name not in ("restic", "zstd")))
-    assert update.startswith("update")
-    assert install.endswith(" restic zstd")
+    assert _first_boot(tmp_path, tuple(name for name in PACKAGES if name not in ("restic", "zstd"))).returncode == 0
+    update, install = _calls(tmp_path)
+    assert update.endswith(" update")
+    assert install.endswith(" install --no-install-recommends restic zstd")
+    assert all("DPkg::Lock::Timeout=" in call and "Acquire::Retries=" in call for call in (update, install))
+
+
+def test_first_boot_tries_again_while_apt_fails(tmp_path: Path) -> None:
+    """cloud-init runs it once: what ends it leaves a host that nothing can be put on."""
+    assert _first_boot(tmp_path, (), refusals=3).returncode == 0
+    assert _calls(tmp_path).count("sleep 30") == 3
+    assert not (tmp_path / "failed").exists()
+
+
+def test_first_boot_that_failed_for_good_says_why_and_works_when_it_is_run_again(tmp_path: Path) -> None:
+    ended = _first_boot(tmp_path, ("sudo",), refusals=1000)
+    assert ended.returncode == 1
+    mark = (tmp_path / "failed").read_text()
+    assert mark in ended.stderr
+    assert "restic" in mark and f"sudo {FIRST_BOOT}" in mark and "E: Could not get lock" in mark
+    assert len(_calls(tmp_path)) < 25
+    assert _first_boot(tmp_path, ("sudo",)).returncode == 0
+    assert not (tmp_path / "failed").exists()
 
 
 def test_nothing_expires_by_age_that_something_else_is_built_on() -> None:

@@ -152,7 +152,7 @@ def test_everything_that_can_be_named_is_named(declared: Declared) -> None:
 
 
 def test_what_changes_without_pulumi_is_ignored(declared: Declared) -> None:
-    assert declared.opts("DnsRecord")["service-record"].ignore_changes == ["value"]
+    assert declared.opts("DnsRecord")["service-record"].ignore_changes == ["value", "ttl"]
     for name in ("primary-newyork-record", "backup-singapore-record"):
         assert not declared.opts("DnsRecord")[name].ignore_changes
     for options in declared.opts("Droplet").values():

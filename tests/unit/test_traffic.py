@@ -297,6 +297,22 @@ def test_it_asks_before_it_moves_the_name_and_only_then(well: World) -> None:
     run(well, dns, yes=False, ask=lambda text: pytest.fail("there is nothing to agree to"))
 
 
+def test_the_stacks_ttl_is_put_on_the_record_and_moves_nobody(well: World) -> None:
+    """Pulumi leaves it alone: its provider would write its own idea of the address with it."""
+    well.ttl = 3600
+    assert "TTL 3600 s, not 30 s" in run(well, dns)
+    assert (well.ttl, well.address) == (30, HERE)
+    assert any(one.startswith("record") for one in well.actions), well.actions
+    well.actions.clear()
+    run(well, dns)
+    assert not well.actions
+
+
+def test_a_failover_does_not_wait_for_a_ttl(world: World) -> None:
+    world.ttl, world.address = 3600, THERE
+    assert traffic(world).moved().verdict is Verdict.PASS
+
+
 def test_what_is_not_proved_is_no_success_here(well: World) -> None:
     well.kept[BAD] = (THERE, 10_000.0)
     with pytest.raises(Unproven, match=r"keeps 198\.18\.2\.10 for another"):

@@ -280,7 +280,7 @@ class FakeCloud:
 
     def set_record(self, record: Record, address: str) -> None:
         self._world.check("cloud")
-        self._world.act("record", lambda: setattr(self._world, "address", address))
+        self._world.act("record", lambda: vars(self._world).update(address=address, ttl=record.ttl))
 
     def has_spaces_key(self, access_key: str) -> bool:
         self._world.check("cloud")
