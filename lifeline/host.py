@@ -258,7 +258,9 @@ def _verify(layout: Layout, arguments: argparse.Namespace) -> Answer:
     if finding.verdict is Verdict.PASS:
         return answer
     kind = DataBad if finding.verdict is Verdict.FAIL else Unproven
-    error = kind(f"{config.name}: {finding.says}", hint="fab restore" if kind is DataBad else "fab status")
+    # Not the end of the same replica again: it has what was written, good or bad.
+    hint = "fab restore --before-corruption --dry-run" if kind is DataBad else "fab status"
+    error = kind(f"{config.name}: {finding.says}", hint=hint)
     raise _with_answer(error, answer)
 
 

@@ -538,17 +538,8 @@ def outline(config: Config, doors: Doors, want: Want) -> Answer:
     memory = {"memory_bytes": MEMORY_NEEDED, "memory_free_bytes": room.memory_available()}
     answer: Answer = {**memory, "at": want.at, "tried": []}
     failures: list[LifelineError] = []
-    for source, opened in (("vault", doors.vault), ("offsite", doors.offsite)):
-        if source not in sources.to_ask(config, want.source) or want.files:
-            continue
-        try:
-            with _dated(config, opened(), want):
-                return {**answer, **_outline(config, source, opened(), want)}
-        except BadInput:
-            raise
-        except LifelineError as error:
-            failures.append(error)
-            answer["tried"].append({"from": f"the replica ({source})", "why": error.message})
+    if replicated := _outline_replicas(config, doors, want, answer["tried"], failures):
+        return {**answer, **replicated}
     if want.txid is None and want.source != "vault":
         found, failed = sources.backups_of(config, want.source, want.moment)
         failures += [error for _, error in failed]
@@ -562,6 +553,31 @@ def outline(config: Config, doors: Doors, want: Want) -> Answer:
                 failures.append(error)
                 answer["tried"].append({"from": one.name, "why": error.message})
     raise _none_is_good(want, failures, answer["tried"])
+
+
+def _outline_replicas(
+    config: Config, doors: Doors, want: Want, tried: list[Answer], failures: list[LifelineError]
+) -> Answer | None:
+    """The newest of them, or up to a hole in one; None where a backup must do. `tried` and `failures` say why."""
+    up_to: list[tuple[Source, Opened, int]] = []
+    both: tuple[tuple[Source, Opened], ...] = (("vault", doors.vault), ("offsite", doors.offsite))
+    for source, opened in both:
+        if source not in sources.to_ask(config, want.source) or want.files:
+            continue
+        try:
+            with _dated(config, opened(), want):
+                return _outline(config, source, opened(), want)
+        except BadInput:
+            raise
+        except LifelineError as error:
+            failures.append(error)
+            tried.append({"from": f"the replica ({source})", "why": error.message})
+            if isinstance(error, points.Gap) and error.reach and not want.fixed:
+                up_to.append((source, opened, error.reach))
+    for source, opened, reach in up_to if len(config.service.databases) == 1 else ():
+        with contextlib.suppress(LifelineError):
+            return _outline(config, source, opened(), replace(want, txid=reach))
+    return None
 
 
 def _outline_backup(config: Config, doors: Doors, backup: Backup, want: Want) -> Answer:
@@ -605,7 +621,6 @@ def _outline(config: Config, source: str, store: Store, want: Want) -> Answer:
     else:
         epoch = sources.newest_epoch(config, store, want.epoch)
     plans = [points.plan(store, service.name, epoch, name, txid=txid) for name, txid in txids.items()]
-    newest = [points.plan(store, service.name, epoch, plan.database) for plan in plans]
     size = sum(plan.bytes for plan in plans)
     sizes = {plan.database: points.size(store, plan) for plan in plans}
     disk = room.disks(beside(config, config.layout.staged, sizes))[0]
@@ -613,8 +628,16 @@ def _outline(config: Config, source: str, store: Store, want: Want) -> Answer:
         **{"need_bytes": disk.need, "free_bytes": disk.free, "disk": str(disk.path)},
         **{"source": source, "epoch": epoch, "txids": {plan.database: plan.txid for plan in plans}, "bytes": size},
         **{"files": sum(len(plan.pieces) for plan in plans), "expected_s": round(2 + size / _rate(config), 1)},
-        "transactions_lost": sum(new.txid - old.txid for new, old in zip(newest, plans, strict=True)),
+        "transactions_lost": _behind(store, service.name, epoch, plans),
     }
+
+
+def _behind(store: Store, service: str, epoch: int, plans: Sequence[points.Plan]) -> int | None:
+    """How many transactions the replica has behind those; None where a hole hides its end."""
+    try:
+        return sum(points.plan(store, service, epoch, one.database).txid - one.txid for one in plans)
+    except points.Gap:
+        return None
 
 
 def _rate(config: Config) -> float:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Protocol
 
 from lifeline.errors import BadInput, LifelineError, NotDone, StepFailed, Unavailable, Unproven
-from lifeline.journal import RUN_FINISHED, RUN_STARTED, Clock, Journal, SystemClock
+from lifeline.journal import ENDED, RUN_FINISHED, RUN_STARTED, Clock, Journal, SystemClock
 from lifeline.model import Evidence, Finding, Verdict
 
 POLL_S = 0.2
@@ -105,6 +105,7 @@ class Runbook:
     clock: Clock = field(default_factory=SystemClock)
     out: Out = field(default_factory=lambda: sys.stdout)
     survey: bool = False
+    _warned: bool = field(default=False, init=False, repr=False)  # that the journal can't be written
 
     def run(
         self,
@@ -116,7 +117,8 @@ class Runbook:
         """Run every step in order; raises a LifelineError at the first that doesn't hold.
 
         ``context`` (plain values) goes into the journal's first line.  ``publish`` copies the journal to a safe place
-        at the end, on failure too; its own failure is said, and fails nothing.
+        at the end, on failure too; its own failure is said, and fails nothing.  A disk that is full stops a run only
+        before it has done anything.
         """
         started, begun = self.clock.utc(), self.clock.monotonic()
         evidence = {"runbook": self.name, **(context or {}), "waive": sorted(waive)}
@@ -142,7 +144,7 @@ class Runbook:
         finally:
             seconds = self.clock.monotonic() - begun
             journal.write(RUN_FINISHED, verdict, started, seconds, {"error": error} if error else {})
-            self._publish(journal, publish)
+            self._close(journal, verdict, self._publish(journal, publish))
         outcome = Outcome(journal.run_id, tuple(results), seconds)
         if self.summary is not None:
             self._say(self.summary(outcome))
@@ -177,6 +179,7 @@ class Runbook:
                 error.hint = error.hint or step.hint
             broken = Result(step, Verdict.FAIL, seconds, Finding.failed(_words(error)), acted.done)
             self._record(journal, broken, started)
+            self._warn(journal)
             raise
         waived = finding.verdict is Verdict.UNKNOWN and step.waiver in waive
         result = Result(step, finding.verdict, self.clock.monotonic() - begun, finding, acted.done, waived)
@@ -184,6 +187,7 @@ class Runbook:
         shown = "" if finding.verdict is Verdict.PASS else f"{finding.verdict} "
         note = f", waived by {step.waiver}" if waived else ""
         self._say(f"{shown}{result.seconds:.1f} s  {finding.says}{note}".rstrip())
+        self._warn(journal)
         stops = finding.verdict is Verdict.UNKNOWN and not (waived or step.advisory)
         if finding.verdict is Verdict.FAIL or stops:
             raise _stop(step, finding, acted.error)
@@ -226,13 +230,39 @@ class Runbook:
         waiver = result.step.waiver if result.waived else None
         journal.write(result.step.name, result.verdict, started, result.seconds, evidence, waiver)
 
-    def _publish(self, journal: Journal, publish: Callable[[Journal], None] | None) -> None:
+    def _warn(self, journal: Journal) -> None:
+        """Once: an outage doesn't wait for a disk."""
+        if journal.trouble and not self._warned:
+            self._warned = True
+            why = f"The journal can't be written here ({journal.trouble})"
+            self._say(f"      {why}: the run goes on, and keeps its lines.")
+
+    def _publish(self, journal: Journal, publish: Callable[[Journal], None] | None) -> bool:
+        """Is it in the vault?"""
         if publish is None:
-            return
+            return False
         try:
             publish(journal)
         except Exception as error:
             self._say(f"The journal could not be copied to the vault ({_words(error)}); it is at {journal.path}")
+            return False
+        return True
+
+    def _close(self, journal: Journal, verdict: Verdict, published: bool) -> None:
+        """What became of a journal that found no room."""
+        path = journal.path
+        if not journal.trouble:
+            if self._warned:
+                self._say(f"There was room again: the journal is whole, {path}")
+            return
+        rest = "the vault has all of it" if published else "nobody else has them: keep what this terminal shows"
+        then = f"df -h {path.parent}"
+        if verdict is Verdict.PASS and path.suffix != ENDED:
+            then += (
+                f"; mv {path} {path}{ENDED} once that can be written: else the next {self.name} goes on with this one"
+            )
+        why = f"The journal here is incomplete ({journal.trouble})"
+        self._say(f"{why}: {path} lacks its last {journal.lacking} lines; {rest}.\n  next: {then}")
 
     def _say(self, text: str, end: str = "\n") -> None:
         # A terminal that went away must not stop a failover half way.

@@ -156,7 +156,11 @@ def outline(plan: Mapping[str, Any], now: datetime) -> str:
 
 def which(plan: Mapping[str, Any], now: datetime) -> str:
     """The backup a plan found, and its age, in a sentence."""
-    at = datetime.fromisoformat(str(plan["backup_at"]))
-    old = age(now - at)
+    return f"From {backup_of(plan, now)}: what was changed since then is not in it."
+
+
+def backup_of(plan: Mapping[str, Any], now: datetime) -> str:
+    """The backup a plan found, and its age."""
+    old = age(now - datetime.fromisoformat(str(plan["backup_at"])))
     found = f"the {plan['kind']} backup of {both_clocks(plan['backup_at'])}"
-    return f"From {found}, {old} old, of {plan['host']} ({plan['place']}): what was changed since then is not in it."
+    return f"{found}, {old} old, of {plan['host']} ({plan['place']})"

@@ -6,17 +6,18 @@ The restored data begins a new epoch: a replica that goes back in time isn't a c
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lifeline import admission, room
-from lifeline.errors import BadInput, Refused, Unavailable
+from lifeline.errors import BadInput, LifelineError, NotDone, Refused, Unavailable
 from lifeline.journal import Begun, unfinished
 from lifeline.model import Finding, Lease
 from lifeline.runbook import Outcome, Runbook, Step, check_waivers
 from runbooks.fence import fence_of, fence_step
-from runbooks.files import outline, restore_files, told
+from runbooks.files import backup_of, outline, restore_files, told
 from runbooks.here import HERE, copy_here
 from runbooks.promotion import FINALIZE_S, Promotion, outside_step, reprotect_step, serve_step, traffic_step
 from runbooks.site import Site, confirm
@@ -57,6 +58,7 @@ def restore(
         return None
     if work.plan:
         room.admit(work.host, work.plan, short_of_memory=short_of_memory)
+        work.admit()
     confirm(site, work.warning(), yes, ask)
     journal = site.journal(NAME)
     work.promotion.run_id = journal.run_id
@@ -142,8 +144,7 @@ def prepare(site: Site, want: Asked, waived: frozenset[str] = frozenset()) -> Re
     resumed = begun.context if begun and _is_this(begun, promotion, want) else None
     work = Restoration(promotion, source, want, fenced=_needs_fence(promotion, resumed), waived=waived)
     if work.in_place() and resumed is None:
-        why = f"the databases on {lease.holder} belong to no epoch: another restore is half done there"
-        raise Refused(why, hint="fab status; the journal in .lifeline shows which")
+        raise _half_done(begun, promotion)
     if not work.in_place():
         work.look()
     return work
@@ -181,6 +182,34 @@ class Restoration:
             self.exactly = self.want.pinned(self.plan["snapshot_at"], self.plan["source"])
 
     @property
+    def _older(self) -> str:
+        """What is had instead, where the newest data can't be; "": it can."""
+        plan = self.plan
+        if not plan.get("tried"):
+            return ""
+        if "backup_at" in plan:
+            return backup_of(plan, self.site.clock.utc())
+        points = ", ".join(f"{name} up to transaction {txid}" for name, txid in plan["txids"].items())
+        return f"the replica ({plan['source']}), {points}"
+
+    def admit(self) -> None:
+        """Refuse older data than what was asked for; the host itself would, at a swap, when nobody serves any more."""
+        if not self._older or WAIVE_OLDER in self.waived:
+            return
+        tried = "; ".join(f"{one['from']}: {one['why']}" for one in self.plan["tried"])
+        back = "" if self.promotion.observed.service_running else self._back()
+        raise Refused(
+            f"the newest data can't be restored ({tried}). What can be: {self._older}; everything after that is lost. "
+            f"Nothing was touched{f'; {self.promotion.service.name} was stopped before' if back else ''}",
+            hint=f"to take it: the same command with --waive {WAIVE_OLDER}{back}",
+        )
+
+    def _back(self) -> str:
+        """Behind a hint: what serves again the data that a stopped primary has; "" where it isn't its own."""
+        own = self.promotion.observed.live_epoch == self.promotion.lease.epoch
+        return f"; to serve again what is on {self.host}, as it is: fab provision" if own else ""
+
+    @property
     def _arguments(self) -> list[str]:
         flags = {WAIVE_OLDER: "--older", room.WAIVER: "--low-memory"}
         waived = [flag for name, flag in flags.items() if name in self.waived]
@@ -208,10 +237,13 @@ class Restoration:
     def warning(self) -> str:
         """What the operator is asked to agree to."""
         lost = "Everything written after it is undone" if self.want.fixed else "Nothing that is in the vault is undone"
+        by = f"copies {self._when}"
+        if self._older:
+            by, lost = self._older, "EVERYTHING WRITTEN AFTER THAT IS LOST: the newest data can't be restored"
         host, files = self.host, sum(one["change"] in ("added", "changed") for one in self._files())
-        also = f", and {files} files of the same moment" if files else ""
+        also = f", and {files} files of the same moment" if files and self.want.from_backup else ""
         return (
-            f"This stops {self.promotion.service.name} on {host}, replaces its databases by copies {self._when}{also},"
+            f"This stops {self.promotion.service.name} on {host}, replaces its databases by {by}{also},"
             f" and serves them as epoch {self.promotion.epoch}. {lost}; what is there now is kept on the host."
         )
 
@@ -299,9 +331,25 @@ class Restoration:
         return Finding.failed("the live databases are those of before")
 
     def swap(self) -> None:
-        answer = self.site.hosts[self.host].verb("restore", *self._arguments, timeout=STAGE_S)
+        try:
+            answer = self.site.hosts[self.host].verb("restore", *self._arguments, timeout=STAGE_S)
+        except LifelineError as error:
+            self._tell_stopped(error)
+            raise
         self.came, self.files = _from(answer), answer.get("files") or {}
         self.kept = [str(item["kept"]) for item in answer["databases"] if item.get("kept")]
+
+    def _tell_stopped(self, error: LifelineError) -> None:
+        """What only the swap found out has stopped the service: say so, and what serves again. Not where the answer may
+        have been lost: then it may be in place."""
+        if isinstance(error, Unavailable) and not isinstance(error, NotDone):
+            return
+        with contextlib.suppress(LifelineError):
+            self.promotion.observed = self.site.observe(self.host)
+            if not self.in_place():
+                service = self.promotion.service.name
+                error.message += f". {service} IS STOPPED on {self.host}; its databases are those of before, untouched"
+                error.hint = f"{error.hint or 'fab status'}{self._back()}"
 
     def leased(self) -> Finding:
         lease = self.site.leases.read()
@@ -314,14 +362,17 @@ class Restoration:
     def outline(self) -> str:
         """What it takes, for the operator."""
         seen = self.plan
+        refused = f"THE DATA IS OLDER: it is refused, unless --waive {WAIVE_OLDER}."
+        older = [refused] if self._older and WAIVE_OLDER not in self.waived else []
         if "backup_at" in seen:
-            return outline(seen, self.site.clock.utc())
+            return "\n".join([outline(seen, self.site.clock.utc()), *older])
         lines = [f"not from {one['from']}: {one['why']}" for one in seen.get("tried") or ()]
         points = ", ".join(f"{name} at transaction {txid}" for name, txid in seen["txids"].items())
         lines.append(f"From {seen['source']}, epoch {seen['epoch']}: {points}; {seen['files']} files.")
         lines.append(f"{seen['bytes'] / 1e6:.1f} MB to read, about {seen['expected_s']:.0f} s.")
-        lines.append(f"Transactions behind that point in the replica, undone by it: {seen['transactions_lost']}.")
-        return "\n".join([*lines, *room.shown(seen)])
+        undone = "not known" if seen["transactions_lost"] is None else seen["transactions_lost"]
+        lines.append(f"Transactions behind that point in the replica, undone by it: {undone}.")
+        return "\n".join([*lines, *room.shown(seen), *older])
 
     def in_place(self) -> bool:
         """Swapped in: the live databases belong to no epoch, or to the new one already.
@@ -364,6 +415,20 @@ def _source(lease: Lease, want: Asked, begun: Begun | None) -> int:
         why = f"a restore of something else is half done on {lease.holder}: finish it first"
         raise Refused(why, hint=_asked_by(begun).command())
     return int(begun.context["source_epoch"])
+
+
+def _half_done(begun: Begun | None, promotion: Promotion) -> Refused:
+    """Swapped in by another restore than the one that is asked for; nobody serves."""
+    host, lease = promotion.new.name, promotion.lease
+    why = f"the databases on {host} belong to no epoch: another restore is half done there, and nobody serves"
+    if begun and (begun.context["host"], begun.context["epoch"]) == (host, promotion.epoch):
+        return Refused(why, hint=_asked_by(begun).command())
+    return Refused(
+        f"{why}. It wasn't begun from this machine: its journal is on the one where it was, and if it was killed "
+        "nowhere else",
+        hint="on that machine the same fab restore again: it goes on. If that machine is gone: fab failover --dry-run "
+        f"(serves the standby's copy, the end of epoch {lease.epoch}, with what the restore was to undo)",
+    )
 
 
 def _asked_by(begun: Begun) -> Asked:

@@ -91,8 +91,8 @@ class Site:
         return Journal.start(self.journals, runbook, self.inventory.secrets(), self.clock)
 
     def publish(self, journal: Journal) -> None:
-        """Copy a journal to the vault."""
-        self.vault.put(f"journal/{journal.run_id}.jsonl", journal.path.read_bytes())
+        """Copy a journal to the vault: all of it, whatever found room here."""
+        self.vault.put(f"journal/{journal.run_id}.jsonl", journal.text)
 
     def observe(self, name: str, timeout: float = 15.0) -> Observation:
         """What a host says of itself."""

@@ -145,6 +145,9 @@ def test_a_hole_in_the_chain_is_walked_back_from_when_agreed(history: History) -
     for key in whole:
         if key.endswith(".ltx") and int(key[-37:-21], 16) <= newest - 1 <= int(key[-20:-4], 16):
             primary.store.delete(key)
+    plan = outline(primary.host(), history.doors(), Want(1))  # says so while the service still goes on
+    assert "has a gap behind transaction" in plan["tried"][0]["why"]
+    assert plan["transactions_lost"] is None and plan["txids"]["trades"] < newest  # up to the hole, like the restore
     with pytest.raises((Refused, LifelineError)):
         history.restore(Want(1))
     assert history.live() == list(range(1, 31))

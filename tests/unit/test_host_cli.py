@@ -77,6 +77,7 @@ def test_verify_of_damage_answers_its_checks_beside_the_error(
         (tmp_path / "var/lib/genesis/trades.db").write_bytes(b"damaged" * 999)
         code, found = answer(capsys, "verify")
     assert code == 8 and found["verdict"] == "FAIL" and found["error"]
+    assert found["hint"] == "fab restore --before-corruption --dry-run"
     assert found["checks"][0]["name"] == "trades"  # type: ignore[index]
 
 

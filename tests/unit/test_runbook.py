@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lifeline.errors import BadInput, DataBad, StepFailed, Unavailable, Unproven
-from lifeline.journal import RUN_FINISHED, RUN_STARTED, Begun, Journal, redact, unfinished
+from lifeline.errors import BadConfig, BadInput, DataBad, StepFailed, Unavailable, Unproven
+from lifeline.journal import ENDED, RUN_FINISHED, RUN_STARTED, Begun, Journal, read_lines, redact, unfinished
 from lifeline.model import Finding, Lease, Verdict
 from lifeline.runbook import Runbook, Step, check_waivers
 from tests.unit.world import FakeClock
@@ -275,3 +277,119 @@ def test_an_advisory_step_tells_what_is_not_known_and_the_run_goes_on(clock: Fak
     assert lines[1:] == [("caches followed", "UNKNOWN", True), ("the next", "PASS", None), (RUN_FINISHED, "PASS", None)]
     with pytest.raises(StepFailed):  # what is known to be otherwise is no advice
         book(clock, Step("false", World().probe, within=0, advisory=True)).run(journal)
+
+
+class Disk:
+    """Takes so many bytes more, then is full: a last write is cut short before the next one fails."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.free, self._write = 1 << 20, os.write
+        monkeypatch.setattr("lifeline.journal.os.write", self.write)
+
+    def write(self, descriptor: int, body: bytes) -> int:
+        if not self.free:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self._write(descriptor, body[: self.free])
+        self.free -= written
+        return written
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+@pytest.mark.parametrize("free", [0, 20])
+def test_a_disk_that_is_full_at_the_start_is_told_before_anything_is_done(
+    free: int, clock: FakeClock, tmp_path: Path, disk: Disk
+) -> None:
+    before = Journal.start(tmp_path, "failover", clock=clock)
+    before.write(RUN_STARTED, Verdict.PASS, clock.utc(), 0, {"target": "b"})
+    clock.now, disk.free, world = 60, free, World()
+    journal = Journal.start(tmp_path, "failover", clock=clock)
+    with pytest.raises(BadConfig, match="No space left") as caught:
+        book(clock, Step("it holds", world.probe, world.act)).run(journal)
+    assert world.acts == 0 and caught.value.exit_code == 3
+    assert str(journal.path) in caught.value.message and f"df -h {tmp_path}" in caught.value.hint
+    # Nor does it hide a run that was begun before it.
+    assert unfinished(tmp_path, "failover") == Begun(before.run_id, {"target": "b"})
+
+
+def test_a_folder_that_may_not_be_written_is_told_too(clock: FakeClock, tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("a file where a folder should be")
+    with pytest.raises(BadConfig, match="nothing was done") as caught:
+        book(clock).run(Journal.start(tmp_path / "journal", "failover", clock=clock))
+    assert f"ls -ld {tmp_path / 'journal'}" in caught.value.hint
+
+
+@pytest.mark.parametrize(("fails", "in_vault"), [(False, True), (False, False), (True, True)])
+def test_an_outage_does_not_wait_for_a_disk(
+    fails: bool, in_vault: bool, clock: FakeClock, tmp_path: Path, disk: Disk
+) -> None:
+    half = Journal.start(tmp_path, "failover", clock=clock)
+    half.write(RUN_STARTED, Verdict.PASS, clock.utc(), 0, {"target": "b"})
+    clock.now = 60
+    journal, second, out = Journal.start(tmp_path, "failover", clock=clock), World(), io.StringIO()
+    vault: list[bytes] = []
+
+    def fill() -> Finding:
+        disk.free = 30
+        return Finding.passed()
+
+    def publish(kept: Journal) -> None:
+        if not in_vault:
+            raise Unavailable("the vault doesn't answer")
+        vault.append(kept.text)
+
+    steps = [Step("one", fill), Step("two", second.probe, second.act), Step("…", lambda: Finding.passed())]
+    runbook = Runbook("failover", [*steps, Step("last", World(true=not fails).probe, within=0)], clock=clock, out=out)
+    if fails:
+        with pytest.raises(StepFailed):
+            runbook.run(journal, {"target": "c"}, publish=publish)
+    else:
+        runbook.run(journal, {"target": "c"}, publish=publish)
+    said = out.getvalue()
+    assert second.acts == 1 and said.count("keeps its lines") == 1
+    assert f"{journal.path} lacks its last 5 lines" in said and f"df -h {tmp_path}" in said
+    assert ("the vault has all of it" in said) is in_vault and ("nobody else has them" in said) is not in_vault
+    if in_vault:
+        whole = [json.loads(line)["step"] for line in vault[0].decode().splitlines()]
+        assert whole == [RUN_STARTED, "one", "two", "…", "last", RUN_FINISHED]
+    assert [line["step"] for line in journal.read()] == [RUN_STARTED]
+    # What failed is gone on with; what ended well isn't, and hides the run before it that it ended.
+    assert unfinished(tmp_path, "failover") == (Begun(journal.run_id, journal.read()[0]["evidence"]) if fails else None)
+    assert (journal.path.suffix == ENDED) is not fails
+
+
+def test_where_not_even_a_name_can_be_changed_the_operator_is_told_to(
+    clock: FakeClock, journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill() -> Finding:
+        disk.free = 0
+        monkeypatch.setattr(Path, "rename", lambda path, _: disk.write(-1, bytes(path)))
+        return Finding.passed()
+
+    out = io.StringIO()
+    Runbook("test", [Step("one", fill)], clock=clock, out=out).run(journal)
+    assert f"mv {journal.path} {journal.path}{ENDED}" in out.getvalue()
+
+
+def test_a_disk_with_room_again_has_the_whole_journal(clock: FakeClock, journal: Journal, disk: Disk) -> None:
+    def of(free: int) -> Finding:
+        disk.free = free
+        return Finding.passed("ü")
+
+    out = io.StringIO()
+    steps = [Step("one", lambda: of(25)), Step("two", lambda: of(0)), Step("three", lambda: of(1 << 20))]
+    Runbook("test", steps, clock=clock, out=out).run(journal)
+    assert [line["step"] for line in journal.read()] == [RUN_STARTED, "one", "two", "three", RUN_FINISHED]
+    assert journal.path.read_bytes() == journal.text and "There was room again" in out.getvalue()
+
+
+def test_a_line_torn_inside_a_character_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "20260101T000000Z-failover-abcdef.jsonl"
+    whole = {"run_id": "x", "step": RUN_STARTED, "started": "s", "verdict": "PASS", "evidence": {"why": "lost …"}}
+    line = json.dumps(whole, ensure_ascii=False).encode()
+    path.write_bytes(line + b"\n" + line[: line.index(b"\xe2") + 1])
+    assert read_lines(path) == [whole]
+    assert unfinished(tmp_path, "failover") == Begun("x", {"why": "lost …"})

@@ -6,23 +6,25 @@ import json
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lifeline.errors import BadInput, DataBad, LifelineError, Refused, StepFailed, Unavailable, Unproven
-from lifeline.model import DnsRef, SecondName
+from lifeline.model import DnsRef, SecondName, Verdict
 from runbooks.backup import backup
 from runbooks.clean_point import before_corruption
 from runbooks.failback import failback
 from runbooks.failover import failover
+from runbooks.provision import Provisioning
 from runbooks.reprotect import power_on, reprotect
 from runbooks.restore import restore
 from runbooks.site import Site
 from runbooks.status import gather, status
 from runbooks.switchover import switchover
 from runbooks.validate import validate
-from tests.unit.world import AGREE, NEW, OLD, Killed, World
+from tests.unit.world import AGREE, NEW, OLD, FakeRemote, Killed, World
 
 RESTORE_LATEST = ["stop-service", "restore", "lease", "start-primary", "start-standby"]
 RESTORE_AT = ["stage", *RESTORE_LATEST]
@@ -119,6 +121,74 @@ def test_a_restore_is_no_way_around_the_fence(world: World) -> None:
     with pytest.raises(Unproven, match="unfenced-primary"):
         restore(world.process(), yes=True)
     assert world.actions["start-primary"] == 0 and world.actions["restore"] == 0
+
+
+def test_half_a_restore_of_another_machine_says_where_it_goes_on_and_what_if_that_is_gone(
+    world: World, tmp_path: Path
+) -> None:
+    world.crash_after = 2  # swapped, and not served yet
+    with pytest.raises(Killed):
+        restore(world.process(), yes=True)
+    world.crash_after = None
+    with pytest.raises(Refused, match="half done there, and nobody serves") as here:
+        restore(world.process(), THEN, yes=True)
+    assert here.value.hint == "fab restore"
+    world.root = tmp_path / "another"
+    with pytest.raises(Refused, match="wasn't begun from this machine") as refused:
+        restore(world.process(), yes=True)
+    assert "on that machine the same fab restore" in refused.value.hint and "fab failover" in refused.value.hint
+    assert world.actions == {"stop-service": 1, "restore": 1}
+    failover(world.process(), yes=True)
+    assert world.hosts[NEW].role == "primary"
+
+
+HOLE: dict[str, Any] = {"tried": [{"from": "the replica (vault)", "why": "transactions 6 to 7 are missing"}]}
+
+
+@pytest.mark.parametrize("backup", [True, False])
+def test_older_data_is_refused_while_the_service_goes_on(world: World, backup: bool, monkeypatch: Any) -> None:
+    plan = FakeRemote._outline_backup if backup else FakeRemote._outline
+    monkeypatch.setattr(FakeRemote, "_outline", lambda *given, plan=plan: {**plan(*given), **HOLE})
+    what = "full backup of 2025-12-31 22:00:00 UTC, 119 min old" if backup else "trades up to transaction 5"
+    with pytest.raises(Refused, match=r"6 to 7 are missing.*Nothing was touched\n") as refused:
+        restore(world.process(), yes=True)
+    assert what in refused.value.message and "--waive older-source" in refused.value.hint
+    assert not world.actions and world.hosts[OLD].role == "primary"
+    site = world.process()
+    restore(site, dry_run=True)
+    assert "THE DATA IS OLDER: it is refused, unless --waive older-source" in said(site)
+    site = world.process()
+    restore(site, yes=True, waive=("older-source",))
+    assert f"{what}" in said(site) and "EVERYTHING WRITTEN AFTER THAT IS LOST" in said(site)
+    assert "Nothing that is in the vault is undone" not in said(site) and "--older" in world.words[-1]
+
+
+def test_a_service_that_was_stopped_before_is_not_left_without_a_way_back(world: World, monkeypatch: Any) -> None:
+    world.crash_after = 1
+    with pytest.raises(Killed):
+        restore(world.process(), yes=True)
+    world.crash_after, plan = None, FakeRemote._outline
+    monkeypatch.setattr(FakeRemote, "_outline", lambda *given: {**plan(*given), **HOLE})
+    with pytest.raises(Refused, match="genesis was stopped before") as refused:
+        restore(world.process(), yes=True)
+    assert "fab provision" in refused.value.hint
+
+
+def test_what_only_the_swap_finds_out_says_that_nobody_serves_and_what_does_again(
+    world: World, monkeypatch: Any
+) -> None:
+    def refuse(*_: Any) -> dict[str, Any]:
+        raise Refused("the newest data can't be restored", hint="--waive older-source")
+
+    monkeypatch.setattr(FakeRemote, "_restore", refuse)
+    with pytest.raises(Refused, match=f"genesis IS STOPPED on {OLD}; its databases are those of before") as refused:
+        restore(world.process(), yes=True)
+    assert "--waive older-source; to serve again what is on" in refused.value.hint
+    assert refused.value.hint.endswith("fab provision") and world.hosts[OLD].role == "none"
+    lease: Any = SimpleNamespace(read=lambda: SimpleNamespace(lease=world.lease))
+    provisioning = Provisioning(world.process(), Path(), Path, leases=lease)
+    provisioning.start_primary()
+    assert provisioning.primary_serves().verdict is Verdict.PASS and world.hosts[OLD].epoch == 1
 
 
 def test_databases_of_no_epoch_are_not_taken_for_ours(world: World) -> None:
