@@ -148,10 +148,12 @@ def parse_txid(text: str | None) -> int | None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where what is restored goes."""
+    """Where what is restored goes. `scratch`: where a backup is unpacked first; nobody else's, as another restore may
+    run at the same time."""
 
     database: Callable[[Database], Path]
     file: Callable[[files.Noted], Path]
+    scratch: Path
 
 
 @dataclass(frozen=True)
@@ -276,20 +278,26 @@ def _in_place(config: Config, aside: Path) -> Place:
     def file(one: files.Noted) -> Path:
         return files.staged(config, one) if files.has_place(config, one) else aside / one.below
 
-    return Place(config.layout.staged, file)
+    return Place(config.layout.staged, file, _scratch(config))
+
+
+def _scratch(config: Config) -> Path:
+    """Of whoever has the lock of a restore in place."""
+    return config.layout.state / "restore"
 
 
 def inspect(config: Config, doors: Doors, want: Want, folder: Path, waived: Waived = Waived()) -> Answer:
     """A verified copy of what is wanted in a new folder, for a person to look at; nothing live is touched. Any source
     will do."""
-    if folder.exists():
-        raise BadInput(f"{folder} exists already on {config.name}", hint="name a folder that doesn't")
     live = [config.layout.live(database).parent for database in config.service.databases]
     if any(folder == parent or parent in folder.parents for parent in live):
         raise BadInput(f"{folder} lies among the live databases", hint="name a folder elsewhere")
     begun = time.monotonic()
     try:
         folder.mkdir(parents=True, mode=0o700)
+    except FileExistsError:
+        raise BadInput(f"{folder} exists already on {config.name}", hint="name a folder that doesn't") from None
+    try:
         copy, tried = _first_good(config, doors, want, _in_folder(folder), replace(waived, older=True))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -300,7 +308,7 @@ def inspect(config: Config, doors: Doors, want: Want, folder: Path, waived: Waiv
 
 
 def _in_folder(folder: Path) -> Place:
-    return Place(sources.in_folder(folder), lambda file: folder / file.below)
+    return Place(sources.in_folder(folder), lambda file: folder / file.below, folder / ".unpacked")
 
 
 def extract_rows(config: Config, doors: Doors, want: Want, table: str, form: extract.Format, owner: int) -> Answer:
@@ -480,7 +488,7 @@ def _dated(config: Config, store: Store, want: Want) -> Iterator[None]:
 
 def _from_backup(config: Config, doors: Doors, backup: Backup, want: Want, place: Place) -> Copy:
     """Its databases and files, each held to what was noted of it."""
-    begun, scratch = time.monotonic(), config.layout.state / "restore"
+    begun, scratch = time.monotonic(), place.scratch
     snapshot = backup.snapshot.id
     at = backup.snapshot.at.isoformat(timespec="seconds").replace("+00:00", "Z")
     try:
@@ -571,14 +579,15 @@ def outline(config: Config, doors: Doors, want: Want) -> Answer:
 
 def _outline_backup(config: Config, doors: Doors, backup: Backup, want: Want) -> Answer:
     """By its note alone: nothing big is read."""
-    scratch = config.layout.state / "restore"
+    scratch = _scratch(config)
     with backups.one_at_a_time(config, "restore"):
         try:
             saved = sources.unpack(
                 config, backup.repository, backup.snapshot.id, scratch, sources.parts_of(config, False, ())
             )
             entry, remarks = sources.entry_of(config, (doors.vault, doors.offsite), saved)
-            sizes = _sizes(config, saved, want, Place(config.layout.live, lambda file: files.here(config, file.path)))
+            live = Place(config.layout.live, lambda file: files.here(config, file.path), scratch)
+            sizes = _sizes(config, saved, want, live)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     compared = files.compare(config, files.noted(entry, want.files))

@@ -1,8 +1,9 @@
-"""Which source a restore takes, and which its plan says it would, where the vault's replica has a hole.
-The replicas are real, if small: a database of one page whose `user_version` counts."""
+"""Which source a restore takes, and which its plan says it would, where the vault's replica has a hole; and that two
+restores at once stay apart. The replicas are real, if small: a database of one page whose `user_version` counts."""
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from lifeline import continuation, data, points, replica, restores, room, sources
+from lifeline import backups, continuation, data, points, replica, restores, room, sources
 from lifeline.errors import BadInput, DataBad, Unavailable
 from lifeline.layout import Config
 from lifeline.model import Finding
 from lifeline.restores import Doors, Want
+from lifeline.snapshots import Snapshot
+from lifeline.sources import Backup, Source
 from lifeline.store import MemoryStore
-from tests.unit.hostkit import SERVICE
+from tests.unit.hostkit import SERVICE, FakeSupervisor
 from tests.unit.hostkit import config as host_config
 
 BEGIN = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -149,3 +152,44 @@ def test_with_several_databases_a_hole_needs_a_time(tmp_path: Path) -> None:
     assert restores.outline(host, doors, Want(1, at=at(3)))["txids"] == {"trades": 3, "more": 3}
     with pytest.raises(BadInput, match="each database counts its own"):
         restores.outline(host, doors, Want(1, txid=3))
+
+
+def test_a_copy_to_look_at_leaves_a_restore_in_place_alone(
+    host: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backup_of(_: Config, source: Source | None, moment: datetime | None) -> tuple[list[Backup], list[Any]]:
+        assert moment is not None
+        number = str(moment.minute)
+        return [Backup("local", backups.repositories(host)["local"], Snapshot(number, moment, ()))], []
+
+    def unpack(_: Config, repository: object, number: str, folder: Path, include: object = None) -> Path:
+        shutil.rmtree(folder, ignore_errors=True)
+        saved = sources.staging_in(host, folder)
+        saved.mkdir(parents=True)
+        connection = sqlite3.connect(saved / "trades.db")
+        connection.execute(f"PRAGMA user_version = {number}")
+        connection.close()
+        return saved
+
+    set_wal = data.set_wal
+
+    def meanwhile(path: Path) -> None:
+        monkeypatch.setattr(data, "set_wal", set_wal)
+        found = restores.inspect(host, doors, Want(1, at=at(7), source="local"), tmp_path / "look")
+        assert user_version(found["paths"]["trades"]) == 7
+        assert [path.name for path in (tmp_path / "look").iterdir()] == ["trades.db"]
+        set_wal(path)
+
+    monkeypatch.setattr(sources, "backups_of", backup_of)
+    monkeypatch.setattr(sources, "unpack", unpack)
+    monkeypatch.setattr(data, "set_wal", meanwhile)
+    doors = Doors(lambda: MemoryStore(), lambda: MemoryStore())
+    restores.restore(host, FakeSupervisor(), doors, Want(1, at=at(3), source="local"))  # type: ignore[arg-type]
+    assert user_version(host.layout.live(host.service.databases[0])) == 3
+
+
+def test_the_same_folder_is_never_two_copies(host: Config, holed: Doors, tmp_path: Path) -> None:
+    restored(host, holed, Want(1), tmp_path / "copy")
+    with pytest.raises(BadInput, match="exists already"):
+        restores.inspect(host, holed, Want(1), tmp_path / "copy")
+    assert (tmp_path / "copy/trades.db").exists()
