@@ -534,6 +534,8 @@ class Observation:
     pilot: Mapping[str, Any] = field(default_factory=dict)
     herald: Mapping[str, Any] = field(default_factory=dict)
     forks: tuple[Mapping[str, Any], ...] = ()
+    # Of a copy at rest: is it noted what it was made from? Not amid a swap. Older releases don't say.
+    origin_noted: bool = True
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], source: str = "observe") -> Observation:
@@ -564,6 +566,7 @@ class Observation:
             pilot=dict(agent.at("pilot", {}).value),
             herald=dict(agent.at("herald", {}).value),
             forks=tuple(item.value for item in at.each("forks", [])),
+            origin_noted="origin_epoch" not in document or at.has("origin_epoch"),
         )
 
     @property
