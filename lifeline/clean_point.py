@@ -11,10 +11,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lifeline import backups, points, room, sources
+from lifeline import backups, continuation, points, room, sources
+from lifeline.continuation import Continues
 from lifeline.errors import BadInput, DataBad, LifelineError, StepFailed
 from lifeline.layout import Config
 from lifeline.model import Verdict
@@ -77,14 +79,15 @@ def bisect(count: int, judge: Judge) -> Search:
 
 
 def search(config: Config, store: Store, epoch: int, check: str | None, progress: Say = say) -> dict[str, Any]:
-    """Search the replica of every epoch up to `epoch`. `check`: SQL that finds no row in good data.
+    """Search the replicas up to `epoch`, of what history kept. `check`: SQL that finds no row in good data.
 
     Answers {"good": {"epoch", "txid", "at"} or null, "bad": the same, "tried", "points", "lost": {"seconds",
     "transactions", "rows": {table: [then, now]}}}; times are the commits', exact enough for `restore --at`.
     """
     scratch = config.layout.state / "search"
     room.require_disk(config.name, beside(config, sources.in_folder(scratch)))
-    listed = _points(config, store, epoch)
+    lines = branches(store, config.service.name, config.service.databases[0].name, epoch)
+    listed = [point for line in lines for point in line]
     if not listed:
         raise StepFailed("the vault has no point to search", hint="fab backups; fab restore --from local")
     counts: dict[int, dict[str, int]] = {}
@@ -97,7 +100,7 @@ def search(config: Config, store: Store, epoch: int, check: str | None, progress
 
     with backups.one_at_a_time(config, "restore"):
         try:
-            found = bisect(len(listed), judge)
+            found = bisect_branches([len(line) for line in lines], judge)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     newest = next((index for index, verdict in found.verdicts if verdict is not Verdict.UNKNOWN), None)
@@ -110,12 +113,44 @@ def search(config: Config, store: Store, epoch: int, check: str | None, progress
     }
 
 
-def _points(config: Config, store: Store, epoch: int) -> list[Point]:
-    service = config.service
-    name = service.databases[0].name
-    found: list[Point] = []
-    for number in sorted(points.epochs(store, service.name, epoch)):
-        found += points.points(store, service.name, number, name, at_most=AT_MOST)
+def bisect_branches(counts: Sequence[int], judge: Judge) -> Search:
+    """As `bisect`, over points that lie in branches, the newest last: an older branch is asked only where nothing in
+    those after it passes. Its own end may be damage that a restore has gone back behind."""
+    asked: list[tuple[int, Verdict]] = []
+    bad: int | None = None
+    for number in range(len(counts) - 1, -1, -1):
+        begin = sum(counts[:number])
+        found = bisect(counts[number], partial(_judge_from, judge, begin))
+        asked += [(begin + index, verdict) for index, verdict in found.verdicts]
+        bad = bad if found.bad is None else begin + found.bad
+        if found.good is not None:
+            return Search(begin + found.good, bad, asked)
+    return Search(None, bad, asked)
+
+
+def _judge_from(judge: Judge, begin: int, index: int) -> Verdict:
+    return judge(begin + index)
+
+
+def branches(store: Store, service: str, database: str, newest: int) -> list[list[Point]]:
+    """Points in the order of time: of each line of epochs that continue each other, the newest line last.
+
+    What a restore went back behind is left out. An epoch that says of none that it continues it begins a line: what it
+    began with came from a backup, and how much of the epoch before that undid isn't known.
+    """
+    found: list[list[Point]] = []
+    before: Continues | None = None
+    for epoch in points.epochs(store, service, newest):
+        if before and epoch > before.epoch:
+            continue  # a line that was left
+        listed = points.points(store, service, epoch, database, at_most=AT_MOST)
+        if before and epoch == before.epoch:
+            end = before.txids[database]
+            found[0] = [*(point for point in listed if point.txid <= end), *found[0]]
+        else:
+            found.insert(0, listed)
+        said = continuation.of(store, service, epoch)
+        before = said if said and database in said.txids else None
     return found
 
 

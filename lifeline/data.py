@@ -185,6 +185,9 @@ def swap_all(config: Config, data: DataFile) -> dict[str, str]:
     write_data(config.layout, DataFile())
     kept = {d.name: str(aside) for d in config.service.databases if (aside := _swap(config, d)) is not None}
     write_data(config.layout, data)
+    # Only now: gigabytes take their time to go, and a crash meanwhile must find the note written.
+    for database in config.service.databases:
+        _prune_previous(config.layout.beside(database) / "previous")
     return kept
 
 
@@ -234,7 +237,6 @@ def _swap(config: Config, database: Database) -> Path | None:
             path.rename(aside / path.name)
     staged.rename(live)
     sync_directory(live.parent)
-    _prune_previous(config.layout.beside(database) / "previous")
     return aside
 
 

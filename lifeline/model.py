@@ -536,6 +536,8 @@ class Observation:
     herald: Mapping[str, Any] = field(default_factory=dict)
     forks: tuple[Mapping[str, Any], ...] = ()
     reconciled: bool = True
+    # Of a copy at rest: is it noted what it was made from? Not amid a swap. Older releases don't say.
+    origin_noted: bool = True
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], source: str = "observe") -> Observation:
@@ -568,6 +570,7 @@ class Observation:
             herald=dict(agent.at("herald", {}).value),
             forks=tuple(item.value for item in at.each("forks", [])),
             reconciled=reconciled,
+            origin_noted="origin_epoch" not in document or at.has("origin_epoch"),
         )
 
     @property

@@ -36,7 +36,7 @@ def observe(config: Config) -> dict[str, Any]:
     followers = list(follower_programs(config.service))
     return {
         **{"host": config.name, "role": role.role, "epoch": role.epoch or None, "bundle": config.release or None},
-        **{"finalized": data.finalized, "live_epoch": data.live_epoch},
+        **{"finalized": data.finalized, "live_epoch": data.live_epoch, "origin_epoch": data.origin_epoch},
         # Whatever supervisor says or doesn't: a service that answers runs.
         "service": {
             **{"running": healthy or _running(states, config.service.name), "healthy": healthy},

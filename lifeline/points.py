@@ -36,11 +36,13 @@ class Inside(BadInput):
 
 
 class Gap(DataBad):
-    """Files are missing. `reach`: the last transaction before the hole; 0 when nothing can be restored."""
+    """Files are missing. `reach`: the last transaction before the hole, and `epoch` the one it is in; 0 when nothing
+    can be restored."""
 
-    def __init__(self, message: str, reach: int) -> None:
-        super().__init__(message, hint="fab restore goes back to the last point before it; fab verify says how much")
-        self.reach = reach
+    def __init__(self, message: str, reach: int = 0, epoch: int = 0, *, hint: str = "") -> None:
+        hint = hint or "fab restore goes back to the last point before it; fab verify says how much"
+        super().__init__(message, hint=hint)
+        self.reach, self.epoch = reach, epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +107,18 @@ def plan(
     at `txid`.
     """
     look = _Look(store, service, epoch, database, avoid)
-    best: Gap | None = None
+    gaps: list[Gap] = []
     for begin in look.beginnings(txid):
         try:
             return look.finish(begin, txid)
         except Gap as gap:
-            best = gap if best is None or gap.reach > best.reach else best
-    if best:
-        raise best
+            gaps.append(gap)
+    if gaps := [*gaps, *look.gaps_before]:
+        raise max(gaps, key=lambda gap: gap.reach)
     if txid is None and look.first_transaction() is None:
         raise NothingOldEnough(f"epoch {epoch} holds no replica of {database}")
     if txid is None or look.damaged_beginning:
-        raise Gap(f"{database}: epoch {epoch} has no whole snapshot to begin with", 0)
+        raise Gap(f"{database}: epoch {epoch} has no whole snapshot to begin with")
     raise NothingOldEnough(f"{database}: nothing in epoch {epoch} goes back to transaction {txid}")
 
 
@@ -144,6 +146,7 @@ class _Look:
         self.store, self.service, self.epoch, self.database, self.avoid = store, service, epoch, database, avoid
         self.prefix = replica.replica_prefix(service, epoch, database)
         self.damaged_beginning = False
+        self.gaps_before: list[Gap] = []  # in the epoch that this one continues
         self.listed: dict[int, _Listed] = {}
 
     @cached_property
@@ -203,9 +206,8 @@ class _Look:
             else:
                 yield (piece,)
         before = self.continues()
-        if before and (txid is None or txid > before[1]):
-            epoch, end = before
-            yield plan(self.store, self.service, epoch, self.database, txid=end, avoid=self.avoid).pieces
+        if before and (txid is None or txid > before[1]) and (pieces := self.up_to(*before)):
+            yield pieces
         if self.from_one():
             yield ()
 
@@ -218,13 +220,27 @@ class _Look:
             return None
         return found.epoch, end
 
+    def up_to(self, epoch: int, end: int) -> tuple[Piece, ...]:
+        """The files of the epoch before, up to where this one goes on from; none where that was pruned, or has a gap:
+        then there may be another beginning."""
+        try:
+            return plan(self.store, self.service, epoch, self.database, txid=end, avoid=self.avoid).pieces
+        except NothingOldEnough:
+            pass
+        except Gap as gap:
+            self.gaps_before.append(gap)
+        except BadInput as error:
+            says = f"epoch {self.epoch} goes on from transaction {end} of epoch {epoch}, which isn't there"
+            self.gaps_before.append(Gap(f"{says}: {error.message}"))
+        return ()
+
     def finish(self, begin: tuple[Piece, ...], txid: int | None) -> Plan:
         """From the beginning to the end, in as few files as possible: coarse levels first, finer ones for the rest."""
         more, beyond = self.onward(begin[-1].last if begin else 0, txid)
         chosen = [*begin, *more]
         end = chosen[-1].last if chosen else 0
         if txid is not None and end < txid:
-            if beyond is None or beyond.last < txid:
+            if beyond is None:
                 raise BadInput(
                     f"{self.database}: epoch {self.epoch} ends with transaction {end}, before {txid}",
                     hint="fab restore, without --txid, goes to the end",
@@ -235,9 +251,10 @@ class _Look:
                     hint=f"fab restore --txid {end}",
                 )
         if (txid is None and beyond) or (txid is not None and end < txid):
-            raise Gap(f"the replica of {self.database} has a gap behind transaction {end} of epoch {self.epoch}", end)
+            says = f"the replica of {self.database} has a gap behind transaction {end} of epoch {self.epoch}"
+            raise Gap(says, end, self.epoch)
         if not end:
-            raise Gap(f"{self.database}: epoch {self.epoch} has nothing whole", 0)
+            raise Gap(f"{self.database}: epoch {self.epoch} has nothing whole")
         return Plan(self.service, self.epoch, self.database, end, tuple(chosen))
 
     def onward(self, end: int, txid: int | None) -> tuple[list[Piece], Piece | None]:
@@ -301,6 +318,15 @@ def onward(store: Store, service: str, epoch: int, database: str, after: int) ->
     """The files that go on from transaction `after` to the end of an epoch, or to a hole: coarse ones first, finer ones
     for the rest."""
     return _Look(store, service, epoch, database, frozenset()).onward(after, None)[0]
+
+
+def end(store: Store, service: str, epoch: int, database: str, after: int) -> int:
+    """The last transaction of an epoch, at least `after`, whatever is missing before it."""
+    look = _Look(store, service, epoch, database, frozenset())
+    newest = max([after, *(piece.last for piece in look.snapshots)])
+    for level in LEVELS:
+        newest = max([newest, *(piece.last for piece in look.spanning(level, newest))])
+    return newest
 
 
 def pieces(infos: Iterable[Info]) -> Iterator[Piece]:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, NoReturn, TextIO, TypeVar
 
 from lifeline import backups, data, extract, files, points, replica, room, sources
 from lifeline.alerts import MEMORY_NEEDED
@@ -34,7 +34,7 @@ VERIFY_S = 3600.0
 EARLIEST = 1970  # the year before which nothing can have been written; no clock's zone leads out of what a date can be
 RATE = 60 << 20  # bytes a second, restored and verified, where nothing was measured on this host
 Answer = dict[str, Any]
-Find = Callable[[], Copy]
+T = TypeVar("T")
 Opened = Callable[[], Store]
 Part = Literal["database", "configuration", "state", "logs"]
 PARTS: tuple[Part, ...] = ("database", *files.KINDS)
@@ -148,10 +148,12 @@ def parse_txid(text: str | None) -> int | None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where what is restored goes."""
+    """Where what is restored goes. `scratch`: where a backup is unpacked first; nobody else's, as another restore may
+    run at the same time."""
 
     database: Callable[[Database], Path]
     file: Callable[[files.Noted], Path]
+    scratch: Path
 
 
 @dataclass(frozen=True)
@@ -276,20 +278,26 @@ def _in_place(config: Config, aside: Path) -> Place:
     def file(one: files.Noted) -> Path:
         return files.staged(config, one) if files.has_place(config, one) else aside / one.below
 
-    return Place(config.layout.staged, file)
+    return Place(config.layout.staged, file, _scratch(config))
+
+
+def _scratch(config: Config) -> Path:
+    """Of whoever has the lock of a restore in place."""
+    return config.layout.state / "restore"
 
 
 def inspect(config: Config, doors: Doors, want: Want, folder: Path, waived: Waived = Waived()) -> Answer:
     """A verified copy of what is wanted in a new folder, for a person to look at; nothing live is touched. Any source
     will do."""
-    if folder.exists():
-        raise BadInput(f"{folder} exists already on {config.name}", hint="name a folder that doesn't")
     live = [config.layout.live(database).parent for database in config.service.databases]
     if any(folder == parent or parent in folder.parents for parent in live):
         raise BadInput(f"{folder} lies among the live databases", hint="name a folder elsewhere")
     begun = time.monotonic()
     try:
         folder.mkdir(parents=True, mode=0o700)
+    except FileExistsError:
+        raise BadInput(f"{folder} exists already on {config.name}", hint="name a folder that doesn't") from None
+    try:
         copy, tried = _first_good(config, doors, want, _in_folder(folder), replace(waived, older=True))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -300,7 +308,7 @@ def inspect(config: Config, doors: Doors, want: Want, folder: Path, waived: Waiv
 
 
 def _in_folder(folder: Path) -> Place:
-    return Place(sources.in_folder(folder), lambda file: folder / file.below)
+    return Place(sources.in_folder(folder), lambda file: folder / file.below, folder / ".unpacked")
 
 
 def extract_rows(config: Config, doors: Doors, want: Want, table: str, form: extract.Format, owner: int) -> Answer:
@@ -346,7 +354,13 @@ def _first_good(config: Config, doors: Doors, want: Want, place: Place, waived: 
         room.require_disk(config.name, beside(config, place.database))
     tried: list[Answer] = []
     errors: list[LifelineError] = []
-    for source, name, make in _candidates(config, doors, want, place, tried):
+    gaps: dict[Source, points.Gap] = {}
+    ways = _candidates(
+        *(config, doors, want, gaps),
+        lambda source, opened, want: _replica(config, source, opened, want, place.database),
+        lambda backup: _from_backup(config, doors, backup, want, place),
+    )
+    for source, name, make in ways:
         say(f"restoring from {name}")
         try:
             copy = make()
@@ -361,6 +375,8 @@ def _first_good(config: Config, doors: Doors, want: Want, place: Place, waived: 
             raise
         except LifelineError as error:
             errors.append(error)
+            if isinstance(error, points.Gap):
+                gaps.setdefault(source, error)
             say(f"not from {name}: {error.message}")
             tried.append({"source": source, "from": name, "why": error.message, "reach": getattr(error, "reach", None)})
             continue
@@ -405,70 +421,74 @@ def _refuse_older(tried: list[Answer], name: str, copy: Copy) -> None:
     )
 
 
-_Candidate = tuple[Source, str, Find]
-
-
-def _candidates(config: Config, doors: Doors, want: Want, place: Place, tried: list[Answer]) -> Iterator[_Candidate]:
-    """What to try, the newest data first. `tried` fills up meanwhile: a replica with a hole is taken up to it."""
+def _candidates(
+    config: Config,
+    doors: Doors,
+    want: Want,
+    gaps: Mapping[Source, points.Gap],
+    replica: Callable[[Source, Opened, Want], T],
+    backup: Callable[[Backup], T],
+) -> Iterator[tuple[Source, str, Callable[[], T]]]:
+    """What to try, the newest data first, for a plan as for the deed: from a `replica`, or from a `backup`. `gaps`
+    fills up meanwhile: a replica with a hole is taken up to it."""
     both: tuple[tuple[Source, Opened], ...] = (("vault", doors.vault), ("offsite", doors.offsite))
     replicas = [one for one in both if one[0] in sources.to_ask(config, want.source) and not want.files]
-    output_of = place.database
     for source, opened in replicas:
-        yield source, f"the replica ({source})", partial(_replica, config, source, opened, want, output_of)
+        yield source, f"the replica ({source})", partial(replica, source, opened, want)
     for source, opened in replicas:
-        reach = next((one["reach"] for one in tried if one["source"] == source and one["reach"]), None)
-        if reach and not want.fixed:
+        if (gap := gaps.get(source)) and gap.reach and not want.fixed:
             name = f"the replica ({source}) up to the gap"
-            yield source, name, partial(_up_to, config, source, opened, want, reach, output_of)
+            yield source, name, partial(_up_to, config, want, gap, partial(replica, source, opened))
     if want.txid is None and want.source != "vault":
         found, failed = sources.backups_of(config, want.source, want.moment)
         for source, error in failed:  # they may hold newer data than what can be had: said first
             yield source, f"the backups ({sources.PLACES[source]})", partial(_raise, error)
         for one in found:
-            yield one.source, one.name, partial(_from_backup, config, doors, one, want, place)
+            yield one.source, one.name, partial(backup, one)
 
 
-def _raise(error: LifelineError) -> Copy:
+def _raise(error: LifelineError) -> NoReturn:
     raise error
+
+
+def _up_to(config: Config, want: Want, gap: points.Gap, replica: Callable[[Want], T]) -> T:
+    """The last transaction before a hole, in place of the end."""
+    if len(config.service.databases) > 1:
+        raise StepFailed("with several databases a gap needs a time", hint="fab restore --at TIME, to before the gap")
+    return replica(replace(want, epoch=gap.epoch, txid=gap.reach))
 
 
 def _replica(config: Config, source: Source, opened: Opened, want: Want, output_of: Callable[[Database], Path]) -> Copy:
     store = opened()
+    with _dated(config, store, want):
+        epoch, txids = _point(config, store, want)
+        return sources.from_replica(config, store, source, epoch, txids, output_of, at=want.at)
+
+
+def _point(config: Config, store: Store, want: Want) -> tuple[int, Mapping[str, int | None]]:
+    """(epoch, each database's transaction in it; None: its end) that is wanted of a replica."""
     if want.moment is not None:
-        with _dated(config, store, want):
-            epoch, txids = sources.at_moment(config, store, want.epoch, want.moment)
-            return sources.from_replica(config, store, source, epoch, txids, output_of, at=want.at)
-    asked: dict[str, int | None] = dict.fromkeys((d.name for d in config.service.databases), want.txid)
-    if want.txid is not None and len(asked) > 1:
+        return sources.at_moment(config, store, want.epoch, want.moment)
+    names = [database.name for database in config.service.databases]
+    if want.txid is not None and len(names) > 1:
         raise BadInput("each database counts its own transactions: with several, restore to a time", hint="--at TIME")
-    epoch = sources.newest_epoch(config, store, want.epoch)
-    return sources.from_replica(config, store, source, epoch, asked, output_of)
+    return sources.newest_epoch(config, store, want.epoch), dict.fromkeys(names, want.txid)
 
 
 @contextlib.contextmanager
 def _dated(config: Config, store: Store, want: Want) -> Iterator[None]:
-    """What isn't old enough says since when there is something."""
+    """For a moment: what isn't old enough says since when there is something."""
     try:
         yield
     except points.NothingOldEnough as error:
-        error.first = error.first or sources.first_moment(config, store, want.epoch)
+        if want.moment is not None:
+            error.first = error.first or sources.first_moment(config, store, want.epoch)
         raise
-
-
-def _up_to(
-    config: Config, source: Source, opened: Opened, want: Want, reach: int, output_of: Callable[[Database], Path]
-) -> Copy:
-    """The replica up to the last transaction before a hole."""
-    store, databases = opened(), config.service.databases
-    if len(databases) > 1:
-        raise StepFailed("with several databases a gap needs a time", hint="fab restore --at TIME, to before the gap")
-    epoch = sources.newest_epoch(config, store, want.epoch)
-    return sources.from_replica(config, store, source, epoch, {databases[0].name: reach}, output_of)
 
 
 def _from_backup(config: Config, doors: Doors, backup: Backup, want: Want, place: Place) -> Copy:
     """Its databases and files, each held to what was noted of it."""
-    begun, scratch = time.monotonic(), config.layout.state / "restore"
+    begun, scratch = time.monotonic(), place.scratch
     snapshot = backup.snapshot.id
     at = backup.snapshot.at.isoformat(timespec="seconds").replace("+00:00", "Z")
     try:
@@ -538,58 +558,36 @@ def outline(config: Config, doors: Doors, want: Want) -> Answer:
     memory = {"memory_bytes": MEMORY_NEEDED, "memory_free_bytes": room.memory_available()}
     answer: Answer = {**memory, "at": want.at, "tried": []}
     failures: list[LifelineError] = []
-    if replicated := _outline_replicas(config, doors, want, answer["tried"], failures):
-        return {**answer, **replicated}
-    if want.txid is None and want.source != "vault":
-        found, failed = sources.backups_of(config, want.source, want.moment)
-        failures += [error for _, error in failed]
-        answer["tried"] += [
-            {"from": f"the backups ({sources.PLACES[source]})", "why": error.message} for source, error in failed
-        ]
-        for one in found:
-            try:
-                return {**answer, **_outline_backup(config, doors, one, want)}
-            except LifelineError as error:
-                failures.append(error)
-                answer["tried"].append({"from": one.name, "why": error.message})
-    raise _none_is_good(want, failures, answer["tried"])
-
-
-def _outline_replicas(
-    config: Config, doors: Doors, want: Want, tried: list[Answer], failures: list[LifelineError]
-) -> Answer | None:
-    """The newest of them, or up to a hole in one; None where a backup must do. `tried` and `failures` say why."""
-    up_to: list[tuple[Source, Opened, int]] = []
-    both: tuple[tuple[Source, Opened], ...] = (("vault", doors.vault), ("offsite", doors.offsite))
-    for source, opened in both:
-        if source not in sources.to_ask(config, want.source) or want.files:
-            continue
+    gaps: dict[Source, points.Gap] = {}
+    ways = _candidates(
+        *(config, doors, want, gaps),
+        lambda source, opened, want: _outline(config, source, opened(), want),
+        lambda backup: _outline_backup(config, doors, backup, want),
+    )
+    for source, name, look in ways:
         try:
-            with _dated(config, opened(), want):
-                return _outline(config, source, opened(), want)
+            return {**answer, **look()}
         except BadInput:
             raise
         except LifelineError as error:
             failures.append(error)
-            tried.append({"from": f"the replica ({source})", "why": error.message})
-            if isinstance(error, points.Gap) and error.reach and not want.fixed:
-                up_to.append((source, opened, error.reach))
-    for source, opened, reach in up_to if len(config.service.databases) == 1 else ():
-        with contextlib.suppress(LifelineError):
-            return _outline(config, source, opened(), replace(want, txid=reach))
-    return None
+            if isinstance(error, points.Gap):
+                gaps.setdefault(source, error)
+            answer["tried"].append({"from": name, "why": error.message})
+    raise _none_is_good(want, failures, answer["tried"])
 
 
 def _outline_backup(config: Config, doors: Doors, backup: Backup, want: Want) -> Answer:
     """By its note alone: nothing big is read."""
-    scratch = config.layout.state / "restore"
+    scratch = _scratch(config)
     with backups.one_at_a_time(config, "restore"):
         try:
             saved = sources.unpack(
                 config, backup.repository, backup.snapshot.id, scratch, sources.parts_of(config, False, ())
             )
             entry, remarks = sources.entry_of(config, (doors.vault, doors.offsite), saved)
-            sizes = _sizes(config, saved, want, Place(config.layout.live, lambda file: files.here(config, file.path)))
+            live = Place(config.layout.live, lambda file: files.here(config, file.path), scratch)
+            sizes = _sizes(config, saved, want, live)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     compared = files.compare(config, files.noted(entry, want.files))
@@ -615,12 +613,10 @@ def _outline_backup(config: Config, doors: Doors, backup: Backup, want: Want) ->
 
 def _outline(config: Config, source: str, store: Store, want: Want) -> Answer:
     service = config.service
-    txids: Mapping[str, int | None] = dict.fromkeys((d.name for d in service.databases), want.txid)
-    if want.moment is not None:
-        epoch, txids = sources.at_moment(config, store, want.epoch, want.moment)
-    else:
-        epoch = sources.newest_epoch(config, store, want.epoch)
-    plans = [points.plan(store, service.name, epoch, name, txid=txid) for name, txid in txids.items()]
+    with _dated(config, store, want):
+        epoch, txids = _point(config, store, want)
+        plans = [points.plan(store, service.name, epoch, name, txid=txid) for name, txid in txids.items()]
+    ends = [points.end(store, service.name, epoch, plan.database, plan.txid) for plan in plans]
     size = sum(plan.bytes for plan in plans)
     sizes = {plan.database: points.size(store, plan) for plan in plans}
     disk = room.disks(beside(config, config.layout.staged, sizes))[0]
@@ -628,16 +624,8 @@ def _outline(config: Config, source: str, store: Store, want: Want) -> Answer:
         **{"need_bytes": disk.need, "free_bytes": disk.free, "disk": str(disk.path)},
         **{"source": source, "epoch": epoch, "txids": {plan.database: plan.txid for plan in plans}, "bytes": size},
         **{"files": sum(len(plan.pieces) for plan in plans), "expected_s": round(2 + size / _rate(config), 1)},
-        "transactions_lost": _behind(store, service.name, epoch, plans),
+        "transactions_lost": sum(end - plan.txid for end, plan in zip(ends, plans, strict=True)),
     }
-
-
-def _behind(store: Store, service: str, epoch: int, plans: Sequence[points.Plan]) -> int | None:
-    """How many transactions the replica has behind those; None where a hole hides its end."""
-    try:
-        return sum(points.plan(store, service, epoch, one.database).txid - one.txid for one in plans)
-    except points.Gap:
-        return None
 
 
 def _rate(config: Config) -> float:

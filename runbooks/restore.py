@@ -143,7 +143,7 @@ def prepare(site: Site, want: Asked, waived: frozenset[str] = frozenset()) -> Re
     promotion.epoch = lease.epoch if took else lease.epoch + 1
     resumed = begun.context if begun and _is_this(begun, promotion, want) else None
     work = Restoration(promotion, source, want, fenced=_needs_fence(promotion, resumed), waived=waived)
-    if work.in_place() and resumed is None:
+    if resumed is None and (work.in_place() or work.of_no_epoch()):
         raise _half_done(begun, promotion)
     if not work.in_place():
         work.look()
@@ -375,15 +375,19 @@ class Restoration:
         return "\n".join([*lines, *room.shown(seen), *older])
 
     def in_place(self) -> bool:
-        """Swapped in: the live databases belong to no epoch, or to the new one already.
-
-        Those that a failover brought to an epoch's end belong to none either: `finalized` tells them apart.
-        """
+        """Swapped in: the live databases belong to no epoch, or to the new one already. What an interrupted swap left,
+        old or new or some of each, has no origin: it is swapped again."""
         seen = self.promotion.observed
         if seen.live_epoch is not None:
             return seen.live_epoch == self.promotion.epoch
+        return self.of_no_epoch() and seen.origin_noted
+
+    def of_no_epoch(self) -> bool:
+        """Are there databases of no epoch, as a restore leaves them? Those that a failover brought to an epoch's end
+        belong to none either: `finalized` tells them apart."""
+        seen = self.promotion.observed
         there = bool(seen.databases) and all(copy.exists for copy in seen.databases)
-        return there and seen.role == "none" and seen.finalized is None
+        return there and (seen.role, seen.live_epoch, seen.finalized) == ("none", None, None)
 
     def summary(self, outcome: Outcome) -> str:
         lines = [f"{self.host} serves epoch {self.promotion.epoch}, after {outcome.seconds:.1f} s."]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from lifeline import copies, data, replica
+from lifeline import copies, data, observe, replica
 from lifeline.copies import Target
 from lifeline.errors import Refused, Unproven
 from lifeline.layout import Config, DataFile, read_data, write_data
+from lifeline.model import Observation
+from runbooks.restore import Restoration
 from tests.unit.hostkit import SERVICE, FakeVault, config
 
 TWO = SERVICE + '\n[[databases]]\nname = "orders"\npath = "/var/lib/genesis/orders.db"\n'
@@ -73,6 +76,58 @@ def test_a_swap_killed_between_any_two_renames_never_claims_to_be_final(
         make_anew(made.layout.staged(database))
     data.swap_all(made, DataFile(origin_epoch=3, finalized=3))
     assert [value(made.layout.live(database)) for database in made.service.databases] == [2, 2]
+
+
+STEPS = 12  # of a swap of two databases: a note before it and one after, and of each its owner, two renames, the
+# folder's sync, and what is too old
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("crash_at", range(1, STEPS + 1))
+def test_a_restore_killed_at_any_step_of_its_swap_is_in_place_or_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_at: int, late: bool
+) -> None:
+    """Before each step, and after it: what the next `fab restore` sees on the host is new data, or not in place."""
+    made = staged_over_old(tmp_path)
+    write_data(made.layout, DataFile(live_epoch=1))
+    new, steps = DataFile(origin_epoch=1, txids={"trades": 7, "orders": 9}), 0
+
+    def counted(module: object, name: str) -> None:
+        real = getattr(module, name)
+
+        def step(*arguments: object) -> object:
+            nonlocal steps
+            steps += 1
+            if steps == crash_at and not late:
+                raise KeyboardInterrupt
+            answer = real(*arguments)
+            if steps == crash_at:
+                raise KeyboardInterrupt
+            return answer
+
+        monkeypatch.setattr(module, name, step)
+
+    for name in ("write_data", "sync_directory", "_prune_previous", "own"):
+        counted(data, name)
+    counted(Path, "rename")
+    with pytest.raises(KeyboardInterrupt):
+        data.swap_all(made, new)
+    monkeypatch.undo()
+    live = [made.layout.live(database) for database in made.service.databases]
+    if not in_place(made):
+        for database in made.service.databases:
+            make_anew(made.layout.staged(database))
+        data.swap_all(made, new)
+    assert in_place(made) and [value(path) for path in live] == [2, 2]
+    assert read_data(made.layout) == new
+
+
+def in_place(made: Config) -> bool:
+    """As the runbook judges it, by what the host says of itself."""
+    seen = Observation.from_json(observe.observe(made))
+    work = Restoration.__new__(Restoration)
+    work.promotion = SimpleNamespace(observed=seen, epoch=2)  # type: ignore[assignment]
+    return work.in_place()
 
 
 def make_anew(path: Path) -> None:

@@ -149,6 +149,12 @@ def test_an_observation_knows_what_it_does_not_know() -> None:
         Observation.from_json({**OBSERVED, "role": "boss"})
 
 
+def test_a_copy_of_unknown_origin_is_told_from_a_host_that_doesnt_say() -> None:
+    assert Observation.from_json(OBSERVED).origin_noted
+    assert Observation.from_json({**OBSERVED, "origin_epoch": 3}).origin_noted
+    assert not Observation.from_json({**OBSERVED, "origin_epoch": None}).origin_noted
+
+
 def test_a_cursor_tells_a_number_from_a_flag() -> None:
     at = At({"n": True, "f": 1}, "doc")
     with pytest.raises(BadConfig, match="doc: n: must be a whole number"):

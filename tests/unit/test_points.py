@@ -11,7 +11,7 @@ import pytest
 
 from lifeline import points
 from lifeline.points import Gap, plan
-from lifeline.replica import format_txid, replica_prefix
+from lifeline.replica import epoch_prefix, format_txid, replica_prefix
 from lifeline.store import Info, MemoryStore
 
 
@@ -113,3 +113,55 @@ def dated(txid: int, at: datetime) -> bytes:
     """A file's header."""
     millis = int(at.timestamp() * 1000)
     return struct.pack(">4sIIIQQQQQQIIQ", b"LTX1", 2, 4096, 1, txid, txid, millis, 0, 0, 0, 0, 0, 0).ljust(100, b"\0")
+
+
+def continues(store: MemoryStore, epoch: int, txid: int) -> None:
+    owner = {"host": "a", "continues": {"epoch": epoch - 1, "databases": {"trades": txid}}}
+    store.put(f"{epoch_prefix('genesis', epoch)}owner.json", json.dumps(owner).encode())
+
+
+@pytest.fixture
+def second() -> MemoryStore:
+    """Epoch 1 ends with transaction 5; epoch 2 goes on to 12, with a snapshot at 8, and lacks 10."""
+    store = MemoryStore()
+    add(store, 9, 1, 1)
+    for txid in range(2, 6):
+        add(store, 2, txid, txid)
+    continues(store, 2, 5)
+    add(store, 9, 1, 8, epoch=2)
+    for txid in (5, 6, 7, 8, 9, 11, 12):
+        add(store, 2, txid, txid, epoch=2)
+    return store
+
+
+def test_a_hole_is_told_as_one_when_the_epoch_before_was_pruned(second: MemoryStore) -> None:
+    for info in list(second.list(epoch_prefix("genesis", 1))):
+        second.delete(info.key)
+    for txid in (None, 12):
+        with pytest.raises(Gap, match="gap behind transaction 9 of epoch 2") as gap:
+            plan(second, "genesis", 2, "trades", txid=txid)
+        assert (gap.value.epoch, gap.value.reach) == (2, 9)
+
+
+def test_a_hole_in_the_epoch_before_is_one_beginning_less(second: MemoryStore) -> None:
+    second.delete(add(second, 2, 3, 3))
+    assert plan(second, "genesis", 2, "trades", txid=9).pieces[0].level == points.SNAPSHOTS
+    with pytest.raises(Gap) as gap:  # the snapshot of epoch 2 is too late for it
+        plan(second, "genesis", 2, "trades", txid=7)
+    assert (gap.value.epoch, gap.value.reach) == (1, 2)
+    assert plan(second, "genesis", 1, "trades", txid=2).txid == 2
+    second.delete(add(second, 9, 1, 8, epoch=2))
+    with pytest.raises(Gap) as gap:
+        plan(second, "genesis", 2, "trades")
+    assert (gap.value.epoch, gap.value.reach) == (1, 2)
+
+
+def test_an_epoch_before_that_lost_its_end_is_a_hole(second: MemoryStore) -> None:
+    second.delete(add(second, 2, 5, 5))
+    with pytest.raises(Gap, match="epoch 2 goes on from transaction 5 of epoch 1, which isn't there"):
+        plan(second, "genesis", 2, "trades", txid=7)
+
+
+def test_the_end_counts_what_is_behind_a_hole(second: MemoryStore) -> None:
+    assert points.end(second, "genesis", 2, "trades", 9) == 12
+    assert points.end(second, "genesis", 2, "trades", 13) == 13

@@ -91,6 +91,22 @@ def test_restore_killed_after_any_action_resumes(
     assert world.lease is not None and world.lease.epoch == 2
 
 
+@pytest.mark.parametrize("at", [None, THEN])
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_restore_killed_within_its_swap_swaps_again(world: World, at: str | None, missing: bool) -> None:
+    world.crash_after = 1 if at is None else 2
+    with pytest.raises(Killed):
+        restore(world.process(), at, yes=True)
+    world.crash_after = None
+    # The note of what was there is gone, and its files are there still, or aside already.
+    world.hosts[OLD].live_epoch, world.hosts[OLD].empty = None, missing
+    if not missing:
+        with pytest.raises(Refused, match="another restore is half done"):
+            restore(world.process(), "2025-12-31 22:00:00", yes=True)
+    restore(world.process(), at, yes=True)
+    assert world.actions["restore"] == 1 and world.actions["power-off"] == 0 and world.hosts[OLD].live_epoch == 2
+
+
 def test_half_a_restore_is_not_finished_by_another_one(world: World) -> None:
     world.crash_after = 4
     with pytest.raises(Killed):

@@ -446,6 +446,7 @@ class FakeRemote:
             "bundle": "d1",
             "finalized": state.finalized,
             "live_epoch": state.live_epoch,
+            "origin_epoch": 1 if state.restored or state.finalized is not None else None,
             "service": {"running": primary, "healthy": primary, "reconciled": state.reconciled},
             "databases": [{"name": "trades", "exists": not state.empty, "txid": 7, "lag_s": state.lag_s}],
             "litestream": {"running": primary, "last_sync_at": "2026-01-01T00:00:00Z" if primary else None},
