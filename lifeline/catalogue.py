@@ -142,15 +142,19 @@ def _is_offsite(entry: Mapping[str, Any], offsite: Mapping[str, Any]) -> bool:
 
 
 def verification_of(key: str, verifications: Sequence[Mapping[str, Any]]) -> tuple[str | None, str | None]:
-    """(when, verdict) of the newest verification that restored this entry; from the vault, as its off-site copy is one
-    of its own."""
+    """(when, verdict) of the newest verification that restored this entry's own snapshot from the vault: what else may
+    be restored, the replica at its transaction, or its off-site copy, says nothing of that. One that couldn't tell
+    counts where none could."""
+    unknown: tuple[str | None, str | None] = (None, None)
     for one in verifications:
-        points = [point for point in one.get("points") or () if point.get("source") != "offsite"]
-        verdicts = [str(point.get("verdict")) for point in points if point.get("entry") == key]
-        if verdicts:
-            worst = next((v for v in ("FAIL", "UNKNOWN") if v in verdicts), "PASS")
-            return str(one.get("at")), worst
-    return None, None
+        for point in one.get("points") or ():
+            if (point.get("entry"), point.get("source")) != (key, "snapshot"):
+                continue
+            if point.get("verdict") in ("PASS", "FAIL"):
+                return str(one.get("at")), str(point["verdict"])
+            if unknown[0] is None:
+                unknown = str(one.get("at")), "UNKNOWN"
+    return unknown
 
 
 def worst_of(verification: Mapping[str, Any]) -> Mapping[str, Any] | None:

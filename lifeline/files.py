@@ -155,22 +155,31 @@ def has_place(config: Config, file: Noted) -> bool:
     return not any(live.is_symlink() and live.lstat().st_uid != 0 for live in (here(config, path) for path in folders))
 
 
-def swap(config: Config, files: Iterable[Noted]) -> list[tuple[Path, Path | None]]:
-    """Put staged files in place, each by one rename; returns (file, where what it replaced is kept, or None).
+Swapped = list[tuple[Path, Path | None]]  # (file, where what it replaced is kept, or None: there was nothing)
 
-    StepFailed before anything is replaced when something can't be kept.
-    """
+
+def swap(config: Config, files: Iterable[Noted]) -> Swapped:
+    """Put staged files in place, each by one rename. StepFailed when one can't be, or what is there can't be kept; then
+    nothing is replaced."""
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
     pairs: list[tuple[Noted, Path, Path | None]] = []
-    for file in files:
-        live = here(config, file.path)
-        _folder(live.parent, file)
-        pairs.append((file, live, _keep(live, _beside(config, file) / "replaced" / stamp / file.below)))
-    for file, live, _ in pairs:
-        staged(config, file).replace(live)
-    for folder in {live.parent for _, live, _ in pairs}:
-        sync_directory(folder)
-    return [(live, kept) for _, live, kept in pairs]
+    swapped: Swapped = []
+    try:
+        for file in files:
+            live = here(config, file.path)
+            _folder(live.parent, file)
+            pairs.append((file, live, _keep(live, _beside(config, file) / "replaced" / stamp / file.below)))
+        for file, live, kept in pairs:
+            staged(config, file).replace(live)
+            swapped.append((live, kept))
+        for folder in {live.parent for live, _ in swapped}:
+            sync_directory(folder)
+    except OSError as error:
+        put_back(swapped)
+        raise StepFailed(
+            f"the files can't be put in place: {error}; nothing is replaced", hint="fab restore … --to HOST:PATH"
+        ) from None
+    return swapped
 
 
 def put(config: Config, supervisor: Supervisor, files: Iterable[Noted]) -> Answer:
@@ -184,23 +193,23 @@ def put(config: Config, supervisor: Supervisor, files: Iterable[Noted]) -> Answe
         return {"changed": [], "kept": []}
     service, serving = config.service, read_role(config.layout).role == "primary"
     healthy = serving and not loopback.why_not(service.port, service.health)
-    swapped: list[tuple[Path, Path | None]] = []
+    swapped: Swapped = []
     try:
         if serving:
             supervisor.stop_all([service.name], within=service.stop_within_s + 10)
         swapped = swap(config, changed)
         _go_on(config, supervisor, changed, serving)
-    except LifelineError as error:
-        if not healthy:
-            raise
-        put_back(swapped)
-        _go_on(config, supervisor, changed, serving)
-        says = (
-            f"{service.name} doesn't run with these files ({error.message}); what was there before is back, and it runs"
-        )
-        raise StepFailed(says, hint="fab restore … --to HOST:PATH to look at them; --at another time") from None
-    kept = {str(kept).removesuffix(file.below) for file, (_, kept) in zip(changed, swapped, strict=True) if kept}
-    return {"changed": [str(file.path) for file in changed], "kept": sorted(kept)}
+    except Exception as error:  # whatever it is, it must not leave a service stopped that ran
+        if swapped and not healthy:
+            raise _left_in_place(config, supervisor, error, swapped, serving) from error
+        raise _undone(config, supervisor, error, changed, swapped, serving) from error
+    return {"changed": [str(file.path) for file in changed], "kept": _kept(changed, swapped)}
+
+
+def _kept(changed: Iterable[Noted], swapped: Swapped) -> list[str]:
+    return sorted(
+        {str(kept).removesuffix(file.below) for file, (_, kept) in zip(changed, swapped, strict=True) if kept}
+    )
 
 
 def _go_on(config: Config, supervisor: Supervisor, changed: Iterable[Noted], serving: bool) -> None:
@@ -211,13 +220,67 @@ def _go_on(config: Config, supervisor: Supervisor, changed: Iterable[Noted], ser
         roles.await_service(config, supervisor)
 
 
-def put_back(swapped: Iterable[tuple[Path, Path | None]]) -> None:
-    """Undo a swap: what was replaced is in its place again. What was added stays."""
+def _left_in_place(
+    config: Config, supervisor: Supervisor, error: Exception, swapped: Swapped, serving: bool
+) -> LifelineError:
+    """It didn't run before either: the files that were asked for stay."""
+    if serving:
+        _start_anyway(config, supervisor)
+    kept = sum(1 for _, kept in swapped if kept)
+    says = f"the files are in place (of what they replaced {kept} are kept), but what comes next failed: {_why(error)}"
+    return StepFailed(says, hint="fab status; fab restore … --at another time")
+
+
+def _undone(
+    config: Config,
+    supervisor: Supervisor,
+    error: Exception,
+    changed: Iterable[Noted],
+    swapped: Swapped,
+    serving: bool,
+) -> LifelineError:
+    """What was there before is back, and the service runs as it did; or which of that isn't so."""
+    service, says = config.service.name, _why(error)
+    if swapped:
+        says = f"{service} doesn't run with these files ({says}); what was there before is back"
+    try:
+        put_back(swapped)
+        _go_on(config, supervisor, changed if swapped else (), serving)
+    except Exception as again:
+        if serving:
+            _start_anyway(config, supervisor)
+        return StepFailed(f"{_why(error)}; and undoing that failed: {_why(again)}", hint="fab status")
+    hint = "fab restore … --to HOST:PATH to look at them; --at another time"
+    return StepFailed(f"{says}, and {service} runs" if serving else says, hint=hint)
+
+
+def _start_anyway(config: Config, supervisor: Supervisor) -> None:
+    """It is told already that something is wrong; standing still would be worse."""
+    with contextlib.suppress(LifelineError, OSError):
+        supervisor.start(config.service.name, wait=False)
+
+
+def _why(error: Exception) -> str:
+    return error.message if isinstance(error, LifelineError) else f"{type(error).__name__}: {error}"
+
+
+def put_back(swapped: Swapped) -> None:
+    """Undo a swap: what was replaced is in its place again, and what was added is gone. StepFailed names the first file
+    for which that can't be; the others are undone all the same."""
+    failed: list[str] = []
     for live, kept in swapped:
-        if kept is not None:
+        try:
+            if kept is None:
+                live.unlink(missing_ok=True)
+                continue
             again = live.with_name(f"{live.name}.lifeline")
+            again.unlink(missing_ok=True)
             os.link(kept, again, follow_symlinks=False)
             again.replace(live)
+        except OSError as error:
+            failed.append(f"{live} ({'it was not there before' if kept is None else f'kept in {kept}'}): {error}")
+    if failed:
+        raise StepFailed(f"{len(failed)} files can't be put back, the first {failed[0]}", hint="put them back by hand")
 
 
 def _keep(live: Path, kept: Path) -> Path | None:

@@ -113,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     save = verb("backup", _backup, "a verified copy of everything, by restic")
     save.add_argument("--full", action="store_true")
     prove = verb("prove", _prove, "restore the newest point, a random one and the newest backup, to prove them")
+    prove.add_argument("--epoch", type=_epoch, help="the lease's (fab verify says it); default: this host's own")
     prove.add_argument("--weekly", action="store_true", help="also the whole chain, and a part of restic's packs")
     prove.add_argument("--scheduled", action="store_true", help="the keeper asks, not a person")
     verb("offsite", _offsite, "copy what is new in the vault to the off-site vault")
@@ -324,7 +325,8 @@ def _prove(layout: Layout, arguments: argparse.Namespace) -> Answer:
     from lifeline import backups, host_stores, proving
 
     config = load_config(layout)
-    epoch = max(read_role(layout).epoch, 1)
+    # Its own may be a dead one, if it was off since a failover; the keeper asks only on a standby, which follows.
+    epoch = arguments.epoch or max(read_role(layout).epoch, 1)
     away = host_stores.open_offsite_store(config) if config.offsite_destination else None
     proof = proving.Proof(host_stores.open_vault_store(config), backups.repositories(config), epoch, away)
     kind = ("weekly" if arguments.weekly else "daily") if arguments.scheduled else "by hand"

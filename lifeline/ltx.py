@@ -59,7 +59,11 @@ def parse_header(data: bytes) -> Header:
     if page_size < 512 or page_size > 65536 or page_size & (page_size - 1):
         raise Torn(f"its pages are said to be of {page_size} bytes")
     log_at, log_size, salts = struct.unpack(">QQ8s", data[48:72])
-    return Header(page_size, pages, first, last, datetime.fromtimestamp(millis / 1000, UTC), log_at + log_size, salts)
+    try:
+        at = datetime.fromtimestamp(millis / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise Torn("its date makes no sense") from None
+    return Header(page_size, pages, first, last, at, log_at + log_size, salts)
 
 
 def decode(chunks: Iterable[bytes], header: Callable[[Header], None]) -> Iterator[tuple[int, list[bytes]]]:

@@ -25,7 +25,7 @@ from lifeline.progress import Meter, Say, during, say
 from lifeline.sentinel import TABLE
 from lifeline.sources import Copy
 from lifeline.store import Store, find
-from lifeline.verify import connect, rows, verify_database, worst
+from lifeline.verify import classified, connect, rows, verify_database, worst
 
 RECENT = timedelta(hours=24)
 CHECK_S = 3600.0
@@ -140,7 +140,10 @@ def _random(config: Config, proof: Proof, folder: Path, draw: random.Random) -> 
     txids: dict[str, int | None] = {first: point.txid}
     for other in service.databases[1:]:
         theirs = points.points(proof.store, service.name, epoch, other.name)
-        txids[other.name] = max((p for p in theirs if p.at and point.at and p.at <= point.at), key=_txid).txid
+        earlier = [p for p in theirs if p.at and point.at and p.at <= point.at]
+        if not earlier:
+            raise LookupError(f"{other.name} has no point by then: nothing of that moment to restore it to")
+        txids[other.name] = max(earlier, key=_txid).txid
     return sources.from_replica(
         config, proof.store, "vault", epoch, txids, sources.in_folder(folder), at=_stamp(point.at) if point.at else None
     )
@@ -206,6 +209,8 @@ def _prove_one(config: Config, make: _Make, entry: Answer | LifelineError | None
     what, source, restore = make
     begun, began = time.monotonic(), _stamp(datetime.now(UTC))
     said: Answer = {"source": source, "what": what, "entry": None, "epoch": None, "txid": None, "at": None}
+    if what == "entry" and isinstance(entry, dict):
+        said["entry"] = entry["key"]  # a restore that fails is one of this backup, too
     if what == "entry" and not isinstance(entry, dict):
         why = "there is no backup in the catalogue: fab backup --full" if entry is None else entry.message
         return {**said, "verdict": "FAIL" if isinstance(entry, DataBad) else "UNKNOWN", "says": why, "seconds": 0.0}
@@ -214,23 +219,46 @@ def _prove_one(config: Config, make: _Make, entry: Answer | LifelineError | None
     except points.Inside as error:
         # Compacted since: no file ends there any more, so there are no rows to compare. The snapshot's are.
         return {**said, "verdict": "SKIPPED", "says": error.message, "seconds": round(time.monotonic() - begun, 3)}
-    except DataBad as error:
-        return {**said, "verdict": "FAIL", "says": error.message, "seconds": round(time.monotonic() - begun, 3)}
-    except (LifelineError, LookupError, OSError) as error:
-        says = error.message if isinstance(error, LifelineError) else str(error)
-        return {**said, "verdict": "UNKNOWN", "says": says, "seconds": round(time.monotonic() - begun, 3)}
-    finding = _verify(config, copy)
-    differ: list[str] = []
-    if copy.entry is not None and isinstance(entry, dict):
-        differ = _differences(copy, entry, scratch, config)
-    verdict = Verdict.FAIL if differ else finding.verdict
+    except Exception as error:  # whatever damage does to what reads it: the others go on, and the report is written
+        found = _told(error)
+        seconds = round(time.monotonic() - begun, 3)
+        return {**said, "verdict": str(found.verdict), "says": found.says, "seconds": seconds}
+    finding, differ, sentinel = _looked_at(config, copy, entry if isinstance(entry, dict) else None, scratch)
     return {
         **{"source": source, "what": what, "entry": copy.entry, "epoch": copy.epoch, "at": copy.at},
-        **{"txid": next(iter(copy.txids.values()), None), "verdict": str(verdict)},
-        **{"says": f"differs from the catalogue: {differ[0]}" if differ else finding.says},
+        **{"txid": next(iter(copy.txids.values()), None), "verdict": str(finding.verdict), "says": finding.says},
         **{"seconds": round(time.monotonic() - begun, 3), "bytes": copy.bytes, "restore_s": copy.seconds},
-        **{"began": began, "sentinel_at": _sentinel(copy), "rows_differ": differ},
+        **{"began": began, "sentinel_at": sentinel, "rows_differ": differ},
     }
+
+
+def _looked_at(
+    config: Config, copy: Copy, entry: Answer | None, scratch: Path
+) -> tuple[Finding, list[str], str | None]:
+    """(what is found of a restored copy, where it differs from the catalogue, its sentinel). Only of a good one are
+    rows counted and the sentinel read: damage would end that in the middle."""
+    finding = _verify(config, copy)
+    if finding.verdict is not Verdict.PASS:
+        return finding, [], None
+    try:
+        differ = _differences(copy, entry, scratch, config) if copy.entry is not None and entry else []
+        sentinel = _sentinel(copy)
+    except Exception as error:
+        return _told(error), [], None
+    if differ:
+        return Finding.failed(f"differs from the catalogue: {differ[0]}"), differ, sentinel
+    return finding, [], sentinel
+
+
+def _told(error: Exception) -> Finding:
+    """What stopped a rehearsal, as a finding: damage is FAIL, and nothing is known after anything else."""
+    if isinstance(error, DataBad):
+        return Finding.failed(error.message)
+    if isinstance(error, LifelineError):
+        return Finding.unknown(error.message)
+    if isinstance(error, OSError) or type(error) is LookupError:
+        return Finding.unknown(str(error))
+    return classified(error)
 
 
 def _verify(config: Config, copy: Copy) -> Finding:
@@ -282,7 +310,10 @@ def _age(newest: Mapping[str, Any], at: datetime) -> float | None:
     """
     if not newest.get("sentinel_at"):
         return None
-    age = (at - datetime.fromisoformat(str(newest["sentinel_at"]))).total_seconds()
+    try:
+        age = (at - datetime.fromisoformat(str(newest["sentinel_at"]))).total_seconds()
+    except (ValueError, TypeError):
+        return None  # it isn't what was written
     return round(max(0.0, age), 3) if age > -2.0 else None
 
 
@@ -310,8 +341,8 @@ def _check(name: str, run: Callable[[], str]) -> Answer:
         verdict, says = "PASS", run()
     except DataBad as error:
         verdict, says = "FAIL", error.message
-    except LifelineError as error:
-        verdict, says = "UNKNOWN", error.message
+    except Exception as error:
+        verdict, says = str(_told(error).verdict), _told(error).says
     return {"name": name, "verdict": verdict, "says": says, "seconds": round(time.monotonic() - begun, 3)}
 
 

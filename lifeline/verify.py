@@ -119,8 +119,8 @@ def _made(path: Path, step: Step, begun: float, within: float) -> Finding:
                 connection.execute(f"PRAGMA mmap_size = {MAPPED}")  # at rest: a third faster than reading
             connection.set_progress_handler(lambda: time.monotonic() - begun > within, 10_000)
             return step(connection)
-    except Exception as error:  # whatever SQLite's two bindings throw; _classify says what it means
-        return _classify(error, within)
+    except Exception as error:  # whatever SQLite's two bindings throw; classified() says what it means
+        return classified(error, within)
 
 
 def verify_service(
@@ -204,7 +204,7 @@ def _plain(found: list[tuple[Any, ...]]) -> list[list[Any]]:
     return [[value if isinstance(value, int | float | str | None) else repr(value) for value in row] for row in found]
 
 
-def _classify(error: Exception, within: float) -> Finding:
+def classified(error: Exception, within: float = 300.0) -> Finding:
     """What an exception of either binding says about the data: damage is FAIL, anything else was no check."""
     name, text = type(error).__name__, str(error)
     if name == "InterruptError" or "interrupted" in text:

@@ -61,7 +61,7 @@ class Verification:
         """The proof is the act: it changes nothing but the catalogue, where its result is noted."""
         with contextlib.suppress(LifelineError):  # without a fresh sentinel the last one's age is measured
             self.site.hosts[self.lease.holder].verb("sentinel", timeout=15)
-        arguments = ["--weekly"] if self.weekly else []
+        arguments = ["--epoch", str(self.lease.epoch), *(["--weekly"] if self.weekly else [])]
         self.report = self.site.hosts[self.host].verb("prove", *arguments, timeout=PROVE_S)
         for one in (*self.report["points"], *self.report["checks"]):
             self.site.say(_line(one))

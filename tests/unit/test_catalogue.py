@@ -23,7 +23,8 @@ def entry(snapshot: str = "s1", **more: Any) -> dict[str, Any]:
 
 
 def verification(key: str, verdict: str, at: str = "2026-01-03T03:00:00Z") -> dict[str, Any]:
-    return {"version": 1, "at": at, "points": [{"entry": key, "verdict": verdict}, {"entry": None, "verdict": "FAIL"}]}
+    point = {"entry": key, "source": "snapshot", "verdict": verdict}
+    return {"version": 1, "at": at, "points": [point, {"entry": None, "source": "vault", "verdict": "FAIL"}]}
 
 
 def test_keys_sort_by_time_and_other_documents_are_no_entries() -> None:
@@ -48,6 +49,12 @@ def test_an_entry_is_verified_only_by_a_restore_of_its_own() -> None:
         ("FAIL", "2026-01-04T00:00:00Z", ("vault",)),
         ("PASS", "2026-01-03T03:00:00Z", ("vault", "offsite")),
     ]
+
+
+def test_one_that_could_not_tell_takes_nothing_from_one_that_could() -> None:
+    passed, unknown = verification(FULL, "PASS"), verification(FULL, "UNKNOWN", "2026-01-04T00:00:00Z")
+    assert catalogue.verification_of(FULL, [unknown, passed]) == (passed["at"], "PASS")
+    assert catalogue.verification_of(FULL, [unknown]) == (unknown["at"], "UNKNOWN")
 
 
 @pytest.mark.parametrize(

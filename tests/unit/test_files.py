@@ -162,6 +162,93 @@ def test_a_service_that_does_not_run_with_them_gets_back_what_it_had(
     assert text(host, "var/lib/genesis/state/positions.json") == "[1, 2]" and supervisor.running["genesis"]
 
 
+@pytest.fixture
+def serving(host: Config, monkeypatch: pytest.MonkeyPatch) -> FakeSupervisor:
+    """A healthy primary, unless a file `halt` lies there."""
+    halt = host.layout.root / "var/lib/genesis/state/halt"
+    monkeypatch.setattr(loopback, "why_not", lambda *_: "HTTP 500" if halt.exists() else "")
+    object.__setattr__(host.service, "start_within_s", 0.1)
+    write_role(host.layout, "primary", 1)
+    supervisor = FakeSupervisor()
+    supervisor.running["genesis"] = True
+    return supervisor
+
+
+def test_a_folder_that_became_a_file_stops_nothing_and_is_named(
+    host: Config, tmp_path: Path, serving: FakeSupervisor
+) -> None:
+    backup, state = tmp_path / "backup", host.layout.root / "var/lib/genesis/state"
+    found = saved(host, backup)
+    shutil.rmtree(state / "deep")
+    (state / "deep").write_text("a file by now")
+    (state / "positions.json").write_text("[1, 2]")
+    with pytest.raises(StepFailed, match=r"state/deep.*nothing is replaced.*and genesis runs"):
+        put(host, found, backup, serving)
+    assert serving.running["genesis"] and text(host, "var/lib/genesis/state/positions.json") == "[1, 2]"
+
+
+def test_an_added_file_with_which_the_service_does_not_run_is_taken_away_again(
+    host: Config, tmp_path: Path, serving: FakeSupervisor
+) -> None:
+    backup, halt = tmp_path / "backup", host.layout.root / "var/lib/genesis/state/halt"
+    halt.write_text("x")
+    found = saved(host, backup)
+    halt.unlink()
+    with pytest.raises(StepFailed, match="what was there before is back, and genesis runs"):
+        put(host, found, backup, serving)
+    assert serving.running["genesis"] and not halt.exists()
+
+
+def test_a_configuration_that_can_not_be_applied_is_undone(
+    host: Config, tmp_path: Path, serving: FakeSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup, live = tmp_path / "backup", host.layout.root / "etc/lifeline/service.env"
+    found = saved(host, backup)
+    live.write_text("KEY=2\n")
+
+    def applied(*_: Any) -> None:
+        if live.read_text() == "KEY=1\n":
+            raise KeyError("KEY")
+
+    monkeypatch.setattr(files, "apply", applied)
+    with pytest.raises(StepFailed, match=r"KeyError: 'KEY'.*what was there before is back"):
+        put(host, found, backup, serving)
+    assert serving.running["genesis"] and live.read_text() == "KEY=2\n"
+
+
+def test_a_service_that_was_ill_before_keeps_the_files_that_were_asked_for_and_is_started(
+    host: Config, tmp_path: Path, serving: FakeSupervisor
+) -> None:
+    backup, state = tmp_path / "backup", host.layout.root / "var/lib/genesis/state"
+    found = saved(host, backup)
+    (state / "positions.json").write_text("[1, 2]")
+    (state / "halt").write_text("x")
+    with pytest.raises(StepFailed, match=r"the files are in place.*1 are kept"):
+        put(host, found, backup, serving)
+    assert serving.running["genesis"] and text(host, "var/lib/genesis/state/positions.json") == "[1]"
+
+
+def test_a_swap_that_fails_midway_undoes_its_part(
+    host: Config, tmp_path: Path, serving: FakeSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup, state = tmp_path / "backup", host.layout.root / "var/lib/genesis/state"
+    found = saved(host, backup)
+    (state / "positions.json").write_text("[1, 2]")
+    (state / "deep/orders.json").unlink()
+    real = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if self.name == "positions.json":
+            raise OSError(5, "Input/output error", str(target))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(StepFailed, match=r"Input/output error.*nothing is replaced"):
+        put(host, found, backup, serving)
+    assert serving.running["genesis"] and not (state / "deep/orders.json").exists()
+    assert text(host, "var/lib/genesis/state/positions.json") == "[1, 2]"
+
+
 def test_what_leads_elsewhere_or_is_not_declared_any_more_has_no_place(host: Config, tmp_path: Path) -> None:
     orders = next(file for file in saved(host, tmp_path / "backup") if file.path.name == "orders.json")
     assert files.has_place(host, orders)

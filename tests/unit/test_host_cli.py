@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lifeline import apply, host, host_run, layout, supervisor
+from lifeline import apply, host, host_run, host_stores, layout, proving, supervisor
 from lifeline.apply import SHIPPED, configure, differing, programs, read_shipped
 from lifeline.errors import BadConfig, BadInput, Refused
 from lifeline.layout import Layout, load_config, write_role
+from lifeline.store import MemoryStore
 from lifeline.supervisor import Program
 from lifeline.systemd import watchdog_s
 from tests.unit.hostkit import SERVICE, FakeSupervisor, FakeSystemd, config, inventory, shipped
@@ -48,6 +49,21 @@ def test_a_host_that_is_not_provisioned_says_so(rooted: Layout, capsys: pytest.C
 def test_a_bad_command_line_is_json_too(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     code, found = answer(capsys, *argv)
     assert code == 2 and found["error"]
+
+
+@pytest.mark.parametrize(("argv", "epoch"), [(["prove"], 1), (["prove", "--epoch", "2"], 2)])
+def test_what_is_proved_is_the_epoch_that_was_asked_for_or_the_hosts_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, argv: list[str], epoch: int
+) -> None:
+    made = config(tmp_path)
+    write_role(made.layout, "none", 1)
+    monkeypatch.setattr(host, "Layout", lambda: made.layout)
+    monkeypatch.setattr(host, "load_config", lambda _: made)
+    for name in ("open_vault_store", "open_offsite_store"):
+        monkeypatch.setattr(host_stores, name, lambda _: MemoryStore())
+    monkeypatch.setattr(host, "_vault", lambda _: None)
+    monkeypatch.setattr(proving, "prove", lambda config, vault, proof, **_: {"epoch": proof.epoch})
+    assert answer(capsys, *argv) == (0, {"epoch": epoch})
 
 
 def test_a_defect_is_json_with_exit_code_1(

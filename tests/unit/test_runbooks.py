@@ -24,6 +24,7 @@ from runbooks.site import Site
 from runbooks.status import gather, status
 from runbooks.switchover import switchover
 from runbooks.validate import validate
+from runbooks.verify import verify
 from tests.unit.world import AGREE, NEW, OLD, FakeRemote, Killed, World
 
 RESTORE_LATEST = ["stop-service", "restore", "lease", "start-primary", "start-standby"]
@@ -56,6 +57,29 @@ def test_backup_of_a_sick_primary_fails_and_a_dry_run_makes_none(world: World) -
     world.hosts[OLD].role = "none"
     with pytest.raises(StepFailed, match="primary and healthy"):
         backup(world.process())
+
+
+def test_what_is_verified_is_the_epoch_of_the_lease_whatever_the_host_knows(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former primary, on again, knows of the epoch before alone."""
+    assert world.lease is not None
+    world.lease = replace(world.lease, epoch=5)
+    world.hosts[NEW].role, world.hosts[NEW].epoch = "none", 4
+    site, asked = world.process(), list[tuple[str, ...]]()
+    report = {"verdict": "PASS", "points": [], "checks": [], "rpo_measured_s": 0.1, "key": "catalogue/x"}
+    remote = type(site.hosts[NEW])
+    real = remote.verb
+
+    def verb(self: Any, name: str, *words: str, **more: Any) -> Any:
+        if name not in ("prove", "sentinel"):
+            return real(self, name, *words, **more)
+        asked.append((self.host.name, name, *words))
+        return report
+
+    monkeypatch.setattr(remote, "verb", verb)
+    verify(site, weekly=True)
+    assert (NEW, "prove", "--epoch", "5", "--weekly") in asked
 
 
 def test_restore_latest(world: World) -> None:
