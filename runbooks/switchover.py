@@ -74,7 +74,7 @@ def _in_order(refusal: LifelineError) -> LifelineError:
         return refusal
     again = "when it is close behind, fab switchover; where it doesn't follow, fab reprotect"
     hint = f"{refusal.hint}; {again}" if admission.WAIVE_LAG in refusal.message else refusal.hint
-    return type(refusal)(f"{says}; nothing was touched", hint=hint)
+    return type(refusal)(f"{says}; nothing was moved", hint=hint)
 
 
 def _left_step(promotion: Promotion) -> Step:

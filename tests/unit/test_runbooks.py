@@ -397,7 +397,7 @@ def test_a_switchover_names_no_waiver_that_it_does_not_take(world: World, standb
     with pytest.raises((Refused, Unproven)) as caught:
         switchover(world.process(), yes=True)
     says = str(caught.value)
-    assert "--waive" not in says and "nothing was touched" in says and "fab switchover" in says and not world.actions
+    assert "--waive" not in says and "nothing was moved" in says and "fab switchover" in says and not world.actions
 
 
 def test_failback_reads_its_waivers_before_it_acts(world: World) -> None:
