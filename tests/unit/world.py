@@ -214,8 +214,15 @@ class FakeOutside(Outside):
         return Finding.failed("nobody answers")
 
     def answers(self, service: Service) -> Finding:
-        serving = (state.live_epoch for state in self._world.hosts.values() if state.role == "primary")
-        return Finding.failed("it hangs") if self._world.mute in serving else self.round_trips(service)
+        return self.answers_at(self._world.address, service)
+
+    def answers_at(self, address: str, service: Service) -> Finding:
+        for host in self._world.inventory.hosts:
+            state, on = self._world.hosts[host.name], self._world.power.get(host.droplet_id) == "active"
+            if host.address == address and state.role == "primary" and state.reachable and on:
+                hangs = self._world.mute == state.live_epoch
+                return Finding.failed("it hangs") if hangs else Finding.passed("200", address=address)
+        return Finding.failed("nobody answers")
 
 
 class FakeNames(Names):
