@@ -185,7 +185,8 @@ def _again(promotion: Promotion) -> bool:
 def _given_back_step(promotion: Promotion) -> Step:
     def nobody() -> Finding:
         if promotion.lease.over_released:
-            return Finding.passed(f"{promotion.new.name} gave the lease back itself, and nobody took it", rung="released")
+            says = f"{promotion.new.name} gave the lease back itself, and nobody took it"
+            return Finding.passed(says, rung="released")
         return Finding.failed("the lease was held by somebody when it was taken")
 
     would = "nothing: the last holder gave its lease back itself"
