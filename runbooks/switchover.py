@@ -117,7 +117,7 @@ class Leaving:
             ) from None
         if (seen.role, seen.epoch) != ("primary", self.lease.epoch):
             raise Refused(
-                f"{self.host} holds the lease, epoch {self.lease.epoch}, and doesn't serve it (its role is {seen.role}): "
+                f"{self.host} holds the lease, epoch {self.lease.epoch}, and doesn't serve it (role {seen.role}): "
                 "whether the vault has its last writes isn't known; nothing was touched",
                 hint="fab provision, which starts it again, then fab switchover; or fab failover, which may lose them",
             )
