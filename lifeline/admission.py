@@ -81,7 +81,7 @@ class View:
 @dataclass(frozen=True)
 class Candidate:
     """The target as it was seen.  ``problem``: why it can't be seen, "" if it can.  ``lag_s``: None is not known.
-    ``wrote_last``: its databases are those of the epoch that has ended, of which it was the one writer."""
+    ``wrote_last``: it was the one writer of the epoch that has ended, and gave that back itself."""
 
     name: str
     problem: str = ""

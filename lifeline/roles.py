@@ -180,7 +180,7 @@ def stop_service(config: Config, supervisor: Supervisor, *, flush: bool = True) 
     if reason:
         raise Unproven(
             f"{service.name} is stopped, but its last transactions are not proved to be in the vault: {reason}",
-            hint="fab status; the databases are untouched on this host",
+            hint="fab status; the databases are untouched on this host: fab provision starts it again",
         )
     return {"changed": bool(was_running) or role.role == "primary", "running": False, "flushed": txids or None}
 

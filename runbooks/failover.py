@@ -172,7 +172,8 @@ def _follows(site: Site, lease: Lease) -> bool:
 
 
 def _candidate(seen: Observation, lease: Lease) -> Candidate:
-    """A host that gave the lease back itself, and has what it wrote under it, lags behind nobody."""
+    """A host that gave the lease back itself, and has what it wrote under it, lags behind nobody: it isn't asked to be
+    a standby."""
     wrote_last = lease.released and seen.host == lease.holder and seen.live_epoch == lease.epoch
     return Candidate(seen.host, "", seen.role, seen.lag_s, seen.follower_stalled, wrote_last)
 
@@ -263,8 +264,9 @@ def _warning(promotion: Promotion, fence: Fence) -> str:
     new, old = promotion.new.name, promotion.old.name
     if _again(promotion):
         return (
-            f"This makes {new} the primary of {promotion.service.name} again, as epoch {promotion.epoch}, with what "
-            f"it wrote itself. Nothing is lost; {old} is left as it is."
+            f"This makes {new} the primary of {promotion.service.name} again, as epoch {promotion.epoch}, with all "
+            f"that the vault has of what it wrote. After a switchover that is everything; what a hand-over couldn't "
+            f"bring there is kept on its disk (fab forks). {old} is left as it is."
         )
     return (
         f"This makes {new} the primary of {promotion.service.name}. To fence {old} it will: {fence.would()}. "
