@@ -51,12 +51,21 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """The lease's holder by its own word: does it serve the lease's epoch, and does its service answer it?"""
+
+    serves: bool = False
+    healthy: bool = False
+
+
+@dataclass(frozen=True)
 class View:
     """What is known before anything is touched.
 
     lease: None when there is none.  lease_problem: why the lease can't be read, "" if it can.  traffic_at: the host
     that the record points at, None when not known.  begun: the target of a failover that this operator's own journal
-    shows begun and not finished, under the lease that holds now.
+    shows begun and not finished, under the lease that holds now.  holder: None when it wasn't asked, or gave no answer.
+    follows: the other host is a standby of the lease's epoch.
     """
 
     hosts: tuple[str, ...]
@@ -65,17 +74,21 @@ class View:
     lease_problem: str = ""
     traffic_at: str | None = None
     begun: str | None = None
+    holder: Holder | None = None
+    follows: bool = False
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The target as it was seen.  ``problem``: why it can't be seen, "" if it can.  ``lag_s``: None is not known."""
+    """The target as it was seen.  ``problem``: why it can't be seen, "" if it can.  ``lag_s``: None is not known.
+    ``wrote_last``: it was the one writer of the epoch that has ended, and gave that back itself."""
 
     name: str
     problem: str = ""
     role: Role = "none"
     lag_s: float | None = None
     stalled: bool = False
+    wrote_last: bool = False
 
 
 def choose(view: View) -> Decision:
@@ -99,19 +112,72 @@ def choose(view: View) -> Decision:
             f"the lease is held by {lease.holder}, which the inventory doesn't know: the inventory is out of date",
             hint="fab provision",
         )
-    unfinished = _unfinished(view, lease)
-    if unfinished and view.asked in (None, lease.holder):
-        return Decision(
-            Action.RESUME, f"resuming the failover to {lease.holder}, epoch {lease.epoch}: {unfinished}", lease.holder
-        )
+    other = next((name for name in view.hosts if name != lease.holder), "")
+    if in_doubt(view) and (found := _resume_or_not(view, lease, other)):
+        return found
     if view.asked == lease.holder:
+        return _again(lease)
+    target = view.asked or other
+    if lease.released:
         return Decision(
-            Action.REFUSE,
-            f"{lease.holder} is primary already (epoch {lease.epoch}): there is nothing to fail over",
-            hint="fab status",
+            Action.FAILOVER,
+            f"{lease.holder} gave its lease back (epoch {lease.epoch}); {target} takes over",
+            target,
+            hint=f"fab status; if {target} can't be had: fab failover --target {lease.holder}",
         )
-    target = view.asked or next((name for name in view.hosts if name != lease.holder), "")
     return Decision(Action.FAILOVER, f"{lease.holder} is primary (epoch {lease.epoch}); {target} takes over", target)
+
+
+def in_doubt(view: View) -> bool:
+    """Does it look as if a failover to the lease's holder were half done?  Then both hosts are asked: only another run
+    closes a journal, so it may have come through weeks ago, and the one that it left may be the standby by now."""
+    lease = view.lease
+    if lease is None or lease.holder not in view.hosts or view.asked not in (None, lease.holder):
+        return False
+    if lease.taken_by.startswith("agent:") or lease.released:
+        return False
+    return view.begun == lease.holder or _astray(view, lease)
+
+
+def _resume_or_not(view: View, lease: Lease, other: str) -> Decision | None:
+    """The rest of a failover, or only a name that leads elsewhere?  None: neither, it has come through."""
+    holder, leave = lease.holder, f"fab failover --target {other}"
+    came_through = view.follows and view.asked is None
+    unfinished = "the journal of the last run has no end" if view.begun == holder and not came_through else ""
+    if not unfinished and _astray(view, lease):
+        if view.holder == Holder(serves=True, healthy=True):
+            return Decision(
+                Action.REFUSE,
+                f"{holder} is primary (epoch {lease.epoch}) and its service is healthy: only traffic points at "
+                f"{view.traffic_at}. A failover doesn't mend a name, and would cut off who serves; nothing was touched "
+                f"(if that is wanted: {leave})",
+                hint="fab dns",
+            )
+        unfinished = "" if came_through else f"traffic still points at {view.traffic_at}"
+    if not unfinished:
+        return None
+    return Decision(
+        Action.RESUME,
+        f"resuming the failover to {holder}, epoch {lease.epoch}: {unfinished} (to leave {holder} instead: {leave})",
+        holder,
+        hint=f"if {holder} is lost too: {leave}; else fab status",
+    )
+
+
+def _again(lease: Lease) -> Decision:
+    """The holder itself was asked for: it can only begin anew what it has given back."""
+    if lease.released:
+        return Decision(
+            Action.FAILOVER,
+            f"{lease.holder} gave its lease back (epoch {lease.epoch}) and nobody took it over: it serves again, as "
+            f"epoch {lease.epoch + 1}",
+            lease.holder,
+        )
+    return Decision(
+        Action.REFUSE,
+        f"{lease.holder} is primary already (epoch {lease.epoch}): there is nothing to fail over",
+        hint="fab status",
+    )
 
 
 def lost(choice: Decision, primary: str, serves: bool, waive: frozenset[str] = frozenset()) -> Decision:
@@ -124,7 +190,7 @@ def lost(choice: Decision, primary: str, serves: bool, waive: frozenset[str] = f
         f"{primary} is primary and answers its users: a failover would cut it off, with what it acknowledged and the "
         f"vault hasn't got; nothing was touched (to fail over all the same: --waive {WAIVE_SERVING})",
         waiver=WAIVE_SERVING,
-        hint="fab status; to move in order, losing nothing: fab switchover",
+        hint="fab status; to move in order, losing nothing: fab switchover; if only the name leads elsewhere: fab dns",
     )
 
 
@@ -136,7 +202,7 @@ def admit(
         return Decision(
             Action.UNAVAILABLE,
             f"{candidate.name} can't take over: {candidate.problem}",
-            hint="fab status; fab provision",
+            hint=choice.hint or "fab status; fab provision",
         )
     if choice.action is Action.RESUME:
         return (
@@ -155,18 +221,14 @@ def admit(
     )
 
 
-def _unfinished(view: View, lease: Lease) -> str:
-    """Why the failover to the lease's holder isn't finished; "" if it is, as far as can be seen."""
-    if lease.taken_by.startswith("agent:"):
-        return ""
-    if view.begun == lease.holder:
-        return "the journal of the last run has no end"
-    if view.traffic_at is not None and view.traffic_at != lease.holder:
-        return f"traffic still points at {view.traffic_at}"
-    return ""
+def _astray(view: View, lease: Lease) -> bool:
+    """Is it known that the name leads to another host than the lease's holder?"""
+    return view.traffic_at is not None and view.traffic_at != lease.holder
 
 
 def _lag(candidate: Candidate, policy: FailoverPolicy) -> tuple[Action, str] | None:
+    if candidate.wrote_last:
+        return None
     if candidate.role != "standby":
         return Action.REFUSE, f"is no standby (its role is {candidate.role})"
     if candidate.stalled:

@@ -7,6 +7,7 @@ operator would. It is started when something is late, and waits for the word: th
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
@@ -19,6 +20,8 @@ from lifeline import lookout
 from lifeline.damage import Damage
 from lifeline.decide import WORK, Act, Decision, LeaseState, PeerState, View, decide
 from lifeline.errors import LifelineError
+from lifeline.inventory import folder
+from lifeline.journal import unfinished
 from lifeline.layout import AGENT_PORT, Config, RoleFile
 from lifeline.lookout import LeaseWatch, PeerWatch
 from lifeline.model import FailoverPolicy, Lease
@@ -90,6 +93,9 @@ class Autopilot:
         self.peer = PeerWatch()
         self.decision = Decision(Act.HOLD, "nothing was looked at yet")
         self._started_at = self._protected_at = now()
+        self._held_since: float | None = None  # the lease is ours, and we don't serve
+        self._journals = folder(config.layout.state / "pilot", config.inventory.stack) / "journal"
+        self._unended, self._came_to_its_end = False, 0  # our own take-over; the epoch of the last one that did
         self._pilot: Pilot | None = None
         self._order: Act | None = None
         self._failed, self._problem, self._retry_at = 0, {"error": "", "hint": ""}, 0.0
@@ -107,6 +113,7 @@ class Autopilot:
         own = self._own()
         if own.role.role != "primary":
             self._read_lease()
+        self._look_back(own)
         view = self.view(own)
         if view.role != "primary" or view.peer is PeerState.STANDBY:
             self._protected_at = self._now()
@@ -126,6 +133,23 @@ class Autopilot:
             return
         # A few looks may be slow; more than that is a gap, in which the holder may have lived or not.
         self.lease = lookout.read(self.lease, lease, self._now(), 4 * self.policy.watch_s + 6.0)
+
+    def _look_back(self, own: Own) -> None:
+        """How long is the lease ours without being served; and did our own take-over come to its end? That is in the
+        pilot's journal, which outlives pilot and agent."""
+        primary = own.role.role == "primary"
+        mine = not primary and lookout.lease_state(self.lease, self.me, self.policy) is LeaseState.MINE
+        self._held_since = (self._now() if self._held_since is None else self._held_since) if mine else None
+        self._unended, lease = False, own.lease
+        if not primary or lease is None or lease.epoch == self._came_to_its_end or not self._ours(lease):
+            return
+        with contextlib.suppress(OSError):
+            begun = unfinished(self._journals, "failover")
+            self._unended = begun is not None and begun.took(lease)
+            self._came_to_its_end = self._came_to_its_end if self._unended else lease.epoch
+
+    def _ours(self, lease: Lease | None) -> bool:
+        return lease is not None and lease.taken_by == f"pilot:{self.me}"
 
     def view(self, own: Own) -> View:
         """What is known now, for ``decide``."""
@@ -150,8 +174,11 @@ class Autopilot:
             witness=lookout.witness(fresh.get("uptime")),
             mode=lookout.mode_now(lease, self.policy, self._utc()),
             promised_s=own.promised_s,
-            own_take=lease is not None and lease.taken_by == f"pilot:{self.me}",
+            own_take=self._ours(lease),
             own_data=role.fenced and lease is not None and lease.epoch == own.live_epoch,
+            wrote=lease is not None and lease.epoch == own.live_epoch,
+            held_s=0.0 if self._held_since is None else now - self._held_since,
+            unended=self._unended,
             trouble=own.trouble,
             settled=now - own.since >= self.policy.settle_s,
             primary_s=now - own.since if primary else 0.0,
@@ -247,7 +274,8 @@ class Autopilot:
             says = f"{self.decision.reason}; the hosts wait for a person's word"
             found.append({"name": f"{verb}-wanted", "says": says, "next": f"fab {verb} --yes"})
         if self.decision.act is Act.ALERT:
-            name = "data-damaged" if view.damage else "failover-impossible"
+            left = self.decision.half_done
+            name = "data-damaged" if view.damage else "failover-unfinished" if left else "failover-impossible"
             found.append({"name": name, "says": self.decision.reason, "next": self.decision.next})
         if self._problem["error"]:
             says = f"this host's take-over or hand-over stopped: {self._problem['error']}"

@@ -17,6 +17,7 @@ from lifeline.damage import Proof
 from lifeline.model import FailoverPolicy, ModeName, Role
 
 LATE_RENEWALS = 2.5  # so many intervals without a renewal are no hiccup
+UNSERVED_S = 60.0  # a failover by hand takes seconds from the lease to the service
 CLEAN_POINT = "fab restore --before-corruption"
 
 
@@ -87,7 +88,9 @@ class View:
     holder: the lease's.  silent_s: for how long its renewals were *seen* not to come, on this host's clock.
     off: the cloud says that the holder's droplet is off or gone; None: not known.  promised_s: what is left of
     this host's word not to take over.  own_take: the lease was taken for this host by its own pilot.  own_data:
-    it stopped itself, and its databases are those that it wrote in the lease's epoch.  trouble: what is wrong
+    it stopped itself, and its databases are those that it wrote in the lease's epoch.  wrote: the latter alone.
+    held_s: for so long the lease is seen to be this host's, which doesn't serve.  unended: its own take-over didn't
+    come to its end, as far as it serves.  trouble: what is wrong
     with this host's own service, "" for nothing.  settled: it has been primary long enough that the trouble
     isn't what it was promoted into.  damage: what is wrong with its data, "" for nothing; proof: what the other
     host found of the vault's copy since.  primary_s: for so long it has been primary.
@@ -107,6 +110,9 @@ class View:
     promised_s: float = 0.0
     own_take: bool = False
     own_data: bool = False
+    wrote: bool = False
+    held_s: float = 0.0
+    unended: bool = False
     trouble: str = ""
     settled: bool = True
     damage: str = ""
@@ -116,12 +122,14 @@ class View:
 
 @dataclass(frozen=True)
 class Decision:
-    """``wanted``: with ASK, what it would do.  ``next``: with ALERT, the command that helps."""
+    """``wanted``: with ASK, what it would do.  ``next``: with ALERT, the command that helps; ``half_done``: a
+    person's own command is what it is about."""
 
     act: Act
     reason: str
     wanted: Act | None = None
     next: str = "fab status"
+    half_done: bool = False
 
 
 def decide(view: View, policy: FailoverPolicy) -> Decision:
@@ -150,7 +158,8 @@ def _standby(view: View, policy: FailoverPolicy) -> Decision:
     if lease is LeaseState.MINE:
         if view.own_take:
             return Decision(Act.RESUME, f"this host's own take-over, epoch {view.epoch}, isn't finished")
-        return Decision(Act.HOLD, f"an operator promotes this host, epoch {view.epoch}: fab failover goes on with it")
+        holds = f"an operator promotes this host, epoch {view.epoch}: fab failover goes on with it"
+        return _unserved(view, holds)
     if lease is LeaseState.KEPT and view.peer is PeerState.SILENT:
         return Decision(Act.WATCH, f"{who} doesn't answer; its lease, epoch {view.epoch}, isn't late yet")
     if lease is LeaseState.KEPT:
@@ -204,9 +213,11 @@ def _primary(view: View, policy: FailoverPolicy) -> Decision:
 
 
 def _well(view: View, policy: FailoverPolicy) -> Decision:
-    """Is it protected?  What its own take-over may have powered off it may power on: the lease has moved, so what comes
-    back serves nobody, and follows."""
+    """Has its own take-over come to its end: do users get there?  Then, is it protected?  What that may have powered
+    off it may power on: the lease has moved, so what comes back serves nobody, and follows."""
     says = f"{view.me} is primary, epoch {view.epoch}, and well"
+    if view.own_take and view.unended:
+        return Decision(Act.RESUME, f"{view.me} serves, but its own take-over, epoch {view.epoch}, isn't finished")
     after = policy.power_on_after_s
     if not (after and view.own_take and view.peer is PeerState.SILENT and view.primary_s >= after):
         return Decision(Act.HOLD, says)
@@ -242,5 +253,19 @@ def _none(view: View, policy: FailoverPolicy) -> Decision:
     if view.lease is LeaseState.KEPT and view.peer is PeerState.SERVES:
         return Decision(Act.REJOIN, f"{view.me} has no role, and {view.holder} serves, epoch {view.epoch}")
     if view.lease is LeaseState.RELEASED and view.holder == view.me:
-        return Decision(Act.ALERT, f"{view.me} gave its lease back, epoch {view.epoch}, and nobody has taken it over")
-    return Decision(Act.HOLD, f"{view.me} has no role: it isn't a standby, and takes nothing over")
+        says = f"{view.me} gave its lease back, epoch {view.epoch}, and nobody has taken it over"
+        return Decision(Act.ALERT, says, next=f"fab failover; the other host lost: fab failover --target {view.me}")
+    return _unserved(view, f"{view.me} has no role: it isn't a standby, and takes nothing over")
+
+
+def _unserved(view: View, holds: str) -> Decision:
+    """Nothing for this host to do; but where the lease is its own, by a command of an operator's, somebody must."""
+    if view.lease is not LeaseState.MINE or view.held_s < UNSERVED_S:
+        return Decision(Act.HOLD, holds)
+    says = f"NOBODY SERVES: {view.me} holds the lease, epoch {view.epoch}, and doesn't serve"
+    if view.wrote:
+        says, way = f"{says}; it was stopped, and its data is as it wrote it", "fab provision, which starts it again"
+    else:
+        says = f"{says}; a failover or a restore of it has stopped half way, or takes long"
+        way = f"fab failover --target {view.me}; where it was a restore: fab restore"
+    return Decision(Act.ALERT, says, next=way, half_done=True)

@@ -60,8 +60,10 @@ class Outside:
     def answers(self, service: Service) -> Finding:
         """Does the health URL answer through the public name?  Leaves no trace."""
         address, problem = self._address()
-        if problem:
-            return Finding.failed(problem)
+        return Finding.failed(problem) if problem else self.answers_at(address, service)
+
+    def answers_at(self, address: str, service: Service) -> Finding:
+        """The same at an address, wherever the name leads."""
         with self._client(address, service.port) as client:
             code, body = _ask(client, "GET", service.health)
         says = f"{self.name} ({address}) answers {service.health} with {code or body}"

@@ -181,6 +181,8 @@ def stop_service(config: Config, supervisor: Supervisor, *, flush: bool = True) 
     supervisor.stop_all([service.name], within=service.stop_within_s + 10)
     with during("bringing the last transactions into the vault"):
         txids, reason = _flush(config) if flush and "litestream" in was_running else ({}, None)
+    if flush and role.role == "primary" and "litestream" not in was_running and _has_data(config):
+        reason = "Litestream didn't run"
     supervisor.stop_all(["litestream"], within=40)
     if role.role == "primary":
         write_role(layout, "none", role.epoch)
@@ -189,7 +191,7 @@ def stop_service(config: Config, supervisor: Supervisor, *, flush: bool = True) 
     if reason:
         raise Unproven(
             f"{service.name} is stopped, but its last transactions are not proved to be in the vault: {reason}",
-            hint="fab status; the databases are untouched on this host",
+            hint="fab status; the databases are untouched on this host: fab provision starts it again",
         )
     return {"changed": bool(was_running) or role.role == "primary", "running": False, "flushed": txids or None}
 
@@ -223,6 +225,12 @@ def leave(config: Config, supervisor: Supervisor, leases: Leases, epoch: int) ->
     wasn't given back: the data is in the vault, and `release` can be tried again.
     """
     leases.read()
+    if (role := read_role(config.layout)).role != "primary":
+        raise Refused(
+            f"{config.name} isn't primary (its role is {role.role}): whether the vault has its last writes can't be "
+            "proved by stopping it, and its lease stays",
+            hint="fab provision, which starts it again; or fab failover",
+        )
     answer = stop_service(config, supervisor)
     try:
         release(config, supervisor, leases, epoch)
@@ -237,6 +245,10 @@ def withdraw(config: Config, epoch: int) -> dict[str, Any]:
     if answer is None or "promised_s" not in answer:
         raise Unproven(f"the agent of {config.name} doesn't answer: what it promised isn't known", hint="fab status")
     return answer
+
+
+def _has_data(config: Config) -> bool:
+    return any(config.layout.live(database).exists() for database in config.service.databases)
 
 
 def _flush(config: Config) -> tuple[dict[str, int], str | None]:

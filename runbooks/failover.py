@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from lifeline import admission
-from lifeline.admission import Action, Candidate, Decision, View
+from lifeline.admission import Action, Candidate, Decision, Holder, View
 from lifeline.cloud import TokenRefused
 from lifeline.errors import BadConfig, BadInput, LifelineError, Refused, Unavailable, Unproven
 from lifeline.journal import unfinished
@@ -34,6 +35,7 @@ from runbooks.traffic import as_declared
 
 NAME = "failover"
 SERVES_WITHIN_S = 1.5  # a dead primary isn't waited for longer
+FOLLOWS_WITHIN_S = 5.0
 WAIVERS = (
     admission.WAIVE_SERVING,
     admission.WAIVE_LAG,
@@ -65,7 +67,10 @@ def failover(
     site.say(f"{decision.reason} (inventory from {site.loaded.origin})")
     fence = fence_of(promotion)
     # UNKNOWN stops here: an unreachable primary is not a fenced primary.
-    steps = take_over_steps(promotion, fence_step(fence), again="fab failover")
+    fenced = _given_back_step(promotion) if _again(promotion) else fence_step(fence)
+    if decision.action is Action.RESUME:
+        fenced = _spare_follower(promotion, fenced)
+    steps = take_over_steps(promotion, fenced, again="fab failover")
     runbook = Runbook(NAME, steps, lambda outcome: summary(promotion, outcome), site.clock, site.out)
     if dry_run:
         runbook.plan()
@@ -82,9 +87,9 @@ def prepare(site: Site, target: str | None, waived: frozenset[str], runbook: str
     """Look and decide, without touching anything; raises the refusal if it is one.  ``runbook``: whose journals tell
     what was begun.
 
-    The old primary isn't spoken with: it is taken for dead, and a dead host answers slowly.  Only what users get of it
-    is looked at, beside the rest.  How the name stands is asked beside all that follows, as nothing rests on it before
-    the record is moved.
+    The old primary isn't spoken with: it is taken for dead, and a dead host answers slowly.  Only what a user gets at
+    its address is looked at, beside the rest; where a failover seems half done both hosts are asked.  How the name
+    stands is asked beside all that follows, as nothing rests on it before the record is moved.
     """
     names = _beside(lambda: as_declared(site))
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -101,22 +106,27 @@ def prepare(site: Site, target: str | None, waived: frozenset[str], runbook: str
             traffic_at=traffic_at,
             begun=_begun(site, lease, runbook),
         )
+        if lease is not None and admission.in_doubt(view):
+            # A switchover cuts nobody's power: to go on with one is never wrong.
+            follows = pool.submit(_follows, site, lease) if runbook == NAME else None
+            view = replace(view, holder=_holder(site, lease), follows=bool(follows and follows.result()))
         choice = _go_on(admission.choose(view))
         assert lease is not None  # choose() refuses without one
         described: Future[Service] = pool.submit(site.service, choice.target)
         asked = admission.WAIVE_SERVING not in waived
-        answered = _beside(lambda: site.outside.answers(described.result())) if asked else None
+        address = site.inventory.host(lease.holder).address
+        answered = _beside(lambda: site.outside.answers_at(address, described.result())) if asked else None
         observed: Observation | None = None
         service: Service | None = None
         try:
             observed = site.observe(choice.target)
             service = described.result()
-            candidate = Candidate(choice.target, "", observed.role, observed.lag_s, observed.follower_stalled)
+            candidate = _candidate(observed, lease)
         except BadConfig:
             raise  # our own fault, not the target's
         except LifelineError as error:
             candidate = Candidate(choice.target, problem=error.message)
-    choice = _go_on(admission.lost(choice, lease.holder, _serves(site, lease.holder, answered), waived))
+    choice = _go_on(admission.lost(choice, lease.holder, _serves(answered), waived))
     decision = _go_on(admission.admit(candidate, choice, site.inventory.policy, waived))
     assert observed is not None and service is not None  # admit() refuses a host that can't be seen
     return decision, Promotion(site, decision.target, lease, service, observed, names=names)
@@ -131,15 +141,81 @@ def _beside(look: Callable[[], Finding]) -> Future[Finding]:
         pool.shutdown(wait=False)
 
 
-def _serves(site: Site, primary: str, answered: Future[Finding] | None) -> bool:
-    """Do users get an answer, and is it this host's?  Whatever can't be had in time is none."""
+def _serves(answered: Future[Finding] | None) -> bool:
+    """Does it answer at its own address?  The name may be what is wrong.  Whatever can't be had in time is none."""
     if answered is None:
         return False
     try:
-        found = answered.result(SERVES_WITHIN_S)
+        return answered.result(SERVES_WITHIN_S).verdict is Verdict.PASS
     except (LifelineError, TimeoutError):
         return False
-    return found.verdict is Verdict.PASS and found.evidence.get("address") == site.inventory.host(primary).address
+
+
+def _holder(site: Site, lease: Lease) -> Holder | None:
+    """By its own word; None when it gives none."""
+    try:
+        seen = site.observe(lease.holder)
+    except BadConfig:
+        raise  # our own fault
+    except LifelineError:
+        return None
+    return Holder((seen.role, seen.epoch) == ("primary", lease.epoch), seen.service_healthy)
+
+
+def _follows(site: Site, lease: Lease) -> bool:
+    """Is the other host a standby of the lease's epoch?  By its own word, on which nothing is started."""
+    try:
+        seen = site.observe(site.inventory.other(lease.holder).name, timeout=FOLLOWS_WITHIN_S)
+    except LifelineError:
+        return False
+    return (seen.role, seen.epoch) == ("standby", lease.epoch) and not seen.service_running
+
+
+def _candidate(seen: Observation, lease: Lease) -> Candidate:
+    """A host that gave the lease back itself, and has what it wrote under it, lags behind nobody: it isn't asked to be
+    a standby."""
+    wrote_last = lease.released and seen.host == lease.holder and seen.live_epoch == lease.epoch
+    return Candidate(seen.host, "", seen.role, seen.lag_s, seen.follower_stalled, wrote_last)
+
+
+def _again(promotion: Promotion) -> bool:
+    """Does the host that gave the lease back serve again itself?"""
+    return promotion.lease.released and promotion.lease.holder == promotion.new.name
+
+
+def _given_back_step(promotion: Promotion) -> Step:
+    def nobody() -> Finding:
+        if promotion.lease.over_released:
+            says = f"{promotion.new.name} gave the lease back itself, and nobody took it"
+            return Finding.passed(says, rung="released")
+        return Finding.failed("the lease was held by somebody when it was taken")
+
+    would = "nothing: the last holder gave its lease back itself"
+    return Step("there is nobody to fence", until=nobody, within=0, would=would, hint="fab status")
+
+
+def _spare_follower(promotion: Promotion, fenced: Step) -> Step:
+    """Gone on with, the host on the other side may be the standby by now that is needed most.  Nothing serves an epoch
+    before its fence was proved, or waived: where it is served already, there is nobody left to fence.  And who follows
+    it serves nothing.  Asked once, and only if no rung is proved as it is."""
+    old, epoch, spared = promotion.old.name, promotion.epoch, list[str]()
+
+    def why_not() -> str:
+        if (promotion.observed.role, promotion.observed.epoch) == ("primary", epoch):
+            return f"{promotion.new.name} serves epoch {epoch} already: its fence lies behind it"
+        if _follows(promotion.site, promotion.lease):
+            return f"{old} is a standby of epoch {epoch}: it serves nothing, and stays on"
+        return ""
+
+    def until() -> Finding:
+        found = fenced.until()
+        if found.verdict is Verdict.PASS:
+            return found
+        if not spared:
+            spared.append(why_not())
+        return Finding.passed(spared[0], rung="spared") if spared[0] else found
+
+    return replace(fenced, until=until)
 
 
 def take_over_steps(promotion: Promotion, fenced: Step, again: str) -> list[Step]:
@@ -186,6 +262,12 @@ def take_over_steps(promotion: Promotion, fenced: Step, again: str) -> list[Step
 
 def _warning(promotion: Promotion, fence: Fence) -> str:
     new, old = promotion.new.name, promotion.old.name
+    if _again(promotion):
+        return (
+            f"This makes {new} the primary of {promotion.service.name} again, as epoch {promotion.epoch}, with all "
+            f"that the vault has of what it wrote. After a switchover that is everything; what a hand-over couldn't "
+            f"bring there is kept on its disk (fab forks). {old} is left as it is."
+        )
     return (
         f"This makes {new} the primary of {promotion.service.name}. To fence {old} it will: {fence.would()}. "
         f"What {old} acknowledged and never got into the vault is lost."
@@ -194,7 +276,7 @@ def _warning(promotion: Promotion, fence: Fence) -> str:
 
 def context(promotion: Promotion, decision: Decision) -> dict[str, object]:
     """For the journal's first line; ``_begun`` reads it."""
-    held = promotion.lease.holder == promotion.new.name
+    held = promotion.lease.epoch == promotion.epoch
     return {
         "target": promotion.new.name,
         "old_primary": promotion.old.name,

@@ -43,7 +43,8 @@ class Promotion:
         self.new = inventory.host(self.target)
         self.old = inventory.other(self.target)
         self.traffic = Traffic(self.site, self.new)
-        held = self.lease.holder == self.new.name
+        # What was given back isn't held any more: its last holder too serves again only as a new epoch.
+        held = self.lease.holder == self.new.name and not self.lease.released
         self.epoch = self.lease.epoch + (0 if held else 1)
         self._lease_fresh = True
         self._observed_fresh = True
@@ -59,7 +60,7 @@ class Promotion:
         self.lease = lease
         says = f"{lease.holder} holds epoch {lease.epoch}"
         seen = {"holder": lease.holder, "epoch": lease.epoch, "taken_by": lease.taken_by}
-        if lease.holder != self.new.name:
+        if lease.epoch != self.epoch:
             return Finding(Verdict.FAIL, says, seen)
         if self.taken_at is None:
             watched = self.site.quiet_since

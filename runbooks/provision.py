@@ -276,7 +276,8 @@ class Provisioning:
         if view.lease is None:
             return Finding.failed("nobody ever held it")
         if view.free:
-            raise Refused(f"the lease of epoch {view.epoch} was released: nobody is primary", hint="fab failover")
+            way_out = f"fab failover; if the other host is lost: fab failover --target {view.lease.holder}"
+            raise Refused(f"the lease of epoch {view.epoch} was released: nobody is primary", hint=way_out)
         return Finding.passed(
             f"{view.lease.holder} holds epoch {view.epoch}", holder=view.lease.holder, epoch=view.epoch
         )

@@ -120,16 +120,24 @@ class Leaving:
     site: Site
     host: str
     lease: Lease
+    heard: str = ""  # how it stopped, by its own answer in this run
 
     def refuse_unhealthy(self) -> None:
-        """It must be able to bring its last writes into the vault: that is what makes this no failover."""
+        """It must be able to bring its last writes into the vault: that is what makes this no failover.  One that
+        stopped before this run may have stopped without."""
         try:
             seen = self.site.observe(self.host)
         except LifelineError as error:
             raise Refused(
                 f"{self.host} can't be asked to stop in order: {error.message}", hint="fab failover"
             ) from None
-        if (seen.role, seen.epoch) == ("primary", self.lease.epoch) and not seen.litestream_running:
+        if (seen.role, seen.epoch) != ("primary", self.lease.epoch):
+            raise Refused(
+                f"{self.host} holds the lease, epoch {self.lease.epoch}, and doesn't serve it (role {seen.role}): "
+                "whether the vault has its last writes isn't known; nothing was touched",
+                hint="fab provision, which starts it again, then fab switchover; or fab failover, which may lose them",
+            )
+        if not seen.litestream_running:
             raise Refused(f"{self.host} doesn't replicate: its last writes aren't in the vault", hint="fab failover")
 
     def steps(self, back: bool) -> list[Step]:
@@ -137,12 +145,13 @@ class Leaving:
         service, epoch = self.site.inventory.service, self.lease.epoch
         return [
             Step(
-                f"{service} has stopped on {self.host}, and the vault has all of it",
+                f"{service} has stopped on {self.host}, "
+                + ("and the vault has all of it" if back else "and the vault has what could be brought there"),
                 until=self.stopped,
                 do=self.stop_or_stay if back else self.stop,
                 within=STOP_S,
                 would="stop it, bring its last transaction into the vault, stop Litestream",
-                hint="fab status",
+                hint=f"fab status; if {self.host} has stopped: fab provision, which starts it again",
             ),
             Step(
                 f"{self.host} has given its lease back, epoch {epoch}",
@@ -155,16 +164,25 @@ class Leaving:
         ]
 
     def stopped(self) -> Finding:
+        """That nothing runs is no proof that the vault has it: only the host's own answer is, or its lease given back,
+        which it does after that."""
         seen = self.site.observe(self.host)
         if seen.role == "primary" or seen.service_running or seen.litestream_running:
             return Finding.failed(f"its role is {seen.role}", role=seen.role)
-        return Finding.passed("nothing runs", txids={copy.name: copy.txid for copy in seen.databases})
+        txids = {copy.name: copy.txid for copy in seen.databases}
+        if self.heard:
+            return Finding.passed(self.heard, txids=txids)
+        lease = self.site.leases.read()
+        if lease is not None and (lease.released or lease.epoch > self.lease.epoch):
+            return Finding.passed("nothing runs, and it has given its lease back", txids=txids)
+        return Finding.failed("nothing runs; whether the vault has its last writes isn't known", role=seen.role)
 
     def stop(self) -> Evidence:
         try:
             return self._leave()
         except Unproven as error:
             self.site.say(f"        {error.message}")
+            self.heard = error.message
             return {"flushed": None, "says": error.message}
 
     def stop_or_stay(self) -> Evidence:
@@ -177,7 +195,9 @@ class Leaving:
 
     def _leave(self) -> Evidence:
         """Its lease with it: the next step only has to give it back where that didn't succeed."""
-        return self.site.hosts[self.host].verb("leave", "--epoch", str(self.lease.epoch), timeout=STOP_S)
+        answer = self.site.hosts[self.host].verb("leave", "--epoch", str(self.lease.epoch), timeout=STOP_S)
+        self.heard = "nothing runs, and its last transactions are in the vault"
+        return answer
 
     def _serve_again(self, reason: LifelineError) -> None:
         try:

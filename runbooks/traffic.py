@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from lifeline import cloud
-from lifeline.cloud import RecordValue
+from lifeline.cloud import RecordValue, TokenRefused
 from lifeline.errors import LifelineError, Unavailable
 from lifeline.model import Finding, Host, Record, Verdict
 from lifeline.names import Answer, Delegation
@@ -19,6 +19,7 @@ from runbooks.site import Site
 SERVERS_S = 10.0  # for the provider's own name servers to agree
 GRACE_S = 10.0  # caches count in whole seconds, and answer from several places
 PAUSE_S = 1.0
+MOVE_S = 15.0  # of the step's 20: the rest is for seeing it
 SILENT = 3  # questions without an answer
 
 
@@ -54,9 +55,21 @@ class Traffic:
         return replace(found, verdict=Verdict.FAIL) if found.verdict is Verdict.UNKNOWN and not self.tried else found
 
     def move(self) -> None:
+        """An API that is busy for a moment (429, 503) is asked again: what users wait for doesn't end on that."""
         self.tried = True
-        self.site.cloud.set_record(self.record, self.host.address)
-        self.moved_at = self.site.clock.monotonic()
+        clock = self.site.clock
+        end = clock.monotonic() + MOVE_S
+        while True:
+            try:
+                self.site.cloud.set_record(self.record, self.host.address)
+                break
+            except TokenRefused:
+                raise
+            except Unavailable:
+                if clock.monotonic() + PAUSE_S > end:
+                    raise
+                clock.sleep(PAUSE_S)
+        self.moved_at = clock.monotonic()
 
     def by_hand(self, again: str) -> str:
         """What to do where the provider's API doesn't answer: exactly, for someone who was asleep five minutes ago."""

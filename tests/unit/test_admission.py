@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lifeline.admission import Action, Candidate, Decision, View, admit, choose, fence, lost
+from lifeline.admission import Action, Candidate, Decision, Holder, View, admit, choose, fence, lost
 from lifeline.model import FailoverPolicy, Finding, Lease, Verdict
 
 HOSTS = ("newyork", "singapore")
@@ -23,6 +23,7 @@ def view(**fields: Any) -> View:
 
 
 BY_US = lease("singapore", "operator:ada", 5)
+GIVEN_BACK = replace(lease(taken_by="operator:ada"), ttl_s=0.0)
 
 CHOICES = {
     "the other host takes over": (view(), Action.FAILOVER, "singapore"),
@@ -46,6 +47,33 @@ CHOICES = {
         Action.RESUME,
         "singapore",
     ),
+    "begun, and its target follows nobody's word": (
+        view(lease=BY_US, traffic_at="singapore", begun="singapore", holder=Holder(serves=True, healthy=True)),
+        Action.RESUME,
+        "singapore",
+    ),
+    "begun, and come through since": (
+        view(lease=BY_US, traffic_at="singapore", begun="singapore", follows=True),
+        Action.FAILOVER,
+        "newyork",
+    ),
+    "begun, come through since, asked for by name": (
+        view(lease=BY_US, traffic_at="singapore", begun="singapore", follows=True, asked="singapore"),
+        Action.RESUME,
+        "singapore",
+    ),
+    "only the name is elsewhere": (
+        view(lease=BY_US, holder=Holder(serves=True, healthy=True), follows=True),
+        Action.REFUSE,
+        "only traffic points at newyork",
+    ),
+    "the name is elsewhere, and the primary is ill beside a standby": (
+        view(lease=BY_US, holder=Holder(serves=True), follows=True),
+        Action.FAILOVER,
+        "newyork",
+    ),
+    "given back": (view(lease=GIVEN_BACK), Action.FAILOVER, "singapore"),
+    "given back, and its last holder asked for": (view(lease=GIVEN_BACK, asked="newyork"), Action.FAILOVER, "newyork"),
     "begun, but the operator wants the other": (view(lease=BY_US, asked="newyork"), Action.FAILOVER, "newyork"),
     "finished: the next one goes back": (view(lease=BY_US, traffic_at="singapore"), Action.FAILOVER, "newyork"),
     "finished, traffic not known": (view(lease=BY_US, traffic_at=None), Action.FAILOVER, "newyork"),
@@ -84,6 +112,12 @@ ADMISSIONS = {
     "it is no standby": (replace(STANDBY, role="none"), FAILOVER, Action.REFUSE, "standby-lag"),
     "it can't be reached": (replace(STANDBY, problem="no route"), FAILOVER, Action.UNAVAILABLE, ""),
     "it can't be reached, half way": (replace(STANDBY, problem="no route"), RESUME, Action.UNAVAILABLE, ""),
+    "it gave the lease back itself, and has all of it": (
+        Candidate("singapore", wrote_last=True),
+        FAILOVER,
+        Action.FAILOVER,
+        "",
+    ),
     "half way, follower stopped": (Candidate("singapore"), RESUME, Action.RESUME, ""),
     "half way, primary already": (Candidate("singapore", role="primary"), RESUME, Action.RESUME, ""),
 }

@@ -13,8 +13,9 @@ import pytest
 from lifeline.autopilot import Autopilot, Doors, Own
 from lifeline.damage import Damage
 from lifeline.errors import LifelineError, Unavailable
+from lifeline.journal import RUN_FINISHED, RUN_STARTED, Journal
 from lifeline.layout import RoleFile
-from lifeline.model import Lease, Mode
+from lifeline.model import Lease, Mode, Verdict
 from lifeline.watching import Watched
 from tests.unit.hostkit import config, lease
 
@@ -146,6 +147,65 @@ def test_half_a_take_over_of_its_own_goes_on(standby: Standby) -> None:
     assert standby.pilots[0].orders == [
         {"take_over": {"reason": standby.autopilot.decision.reason, "lease": None, "quiet_since": 1001.0}}
     ]
+
+
+def journal(standby: Standby, minute: int = 0) -> Journal:
+    """As the pilot of this host begins one."""
+    made = Journal.start(standby.autopilot._journals, "failover")
+    made.write(RUN_STARTED, Verdict.PASS, NOW + timedelta(minutes=minute), 0.0, {"target": "backup-singapore"})
+    return made
+
+
+def test_a_take_over_that_serves_and_isnt_finished_goes_on_until_it_is(tmp_path: Path) -> None:
+    """The cloud's API refused to move the record: the pilot ended, and users get nothing. Whatever is restarted."""
+    begun = journal(Standby(tmp_path))
+    primary = Standby(tmp_path)  # another agent, of the same host
+    primary.role, primary.serves, primary.peer = RoleFile("primary", 2), True, READY
+    primary.lease = replace(
+        primary.lease, holder="backup-singapore", epoch=2, taken_by="pilot:backup-singapore", run_id=begun.run_id
+    )
+    begun.write(RUN_FINISHED, Verdict.FAIL, NOW, 20.0, {"error": "429"})
+    assert primary.pass_(1) == "resume"
+    assert primary.pilots[0].orders[0]["take_over"]["lease"] is None
+    primary.pilots[0].ended = 7
+    primary.pass_(10)
+    assert len(primary.pilots) == 1
+    primary.pass_(10)
+    assert len(primary.pilots) == 2  # after 15 s, then less and less often
+    again = journal(primary, minute=1)
+    again.write(RUN_FINISHED, Verdict.PASS, NOW, 3.0, {})
+    primary.pilots[1].ended = 0
+    assert primary.pass_(2) == "hold"
+    assert "and well" in primary.autopilot.decision.reason
+
+
+def test_what_an_operator_took_over_is_his_to_finish(tmp_path: Path) -> None:
+    primary = Standby(tmp_path)
+    begun = journal(primary)
+    primary.role, primary.serves, primary.peer = RoleFile("primary", 2), True, READY
+    primary.lease = replace(primary.lease, holder="backup-singapore", epoch=2, run_id=begun.run_id)
+    assert primary.pass_(3) == "hold"
+
+
+@pytest.mark.parametrize("role", ["standby", "none"])
+def test_a_failover_by_hand_that_stops_half_way_calls_somebody(standby: Standby, role: Any) -> None:
+    """The operator's terminal is gone after the lease was taken: nobody serves, and both hosts wait for him."""
+    standby.pass_(3)
+    standby.lease, standby.peer = replace(standby.lease, holder="backup-singapore", epoch=2), None
+    standby.role = RoleFile(role, 1)
+    assert standby.pass_(55) == "hold"
+    assert standby.pass_(10) == "alert"
+    alert = next(a for a in standby.autopilot.status()["alerts"] if a["name"] == "failover-unfinished")
+    assert alert["next"].startswith("fab failover --target backup-singapore") and "NOBODY SERVES" in alert["says"]
+    standby.role, standby.serves = RoleFile("primary", 2), True
+    assert standby.pass_(1) == "hold"
+
+
+def test_what_was_given_back_for_nothing_names_the_way_out(standby: Standby) -> None:
+    standby.role = RoleFile("none", 1)
+    standby.lease = replace(standby.lease, holder="backup-singapore", ttl_s=0.0)
+    assert standby.pass_(1) == "alert"
+    assert "fab failover --target backup-singapore" in standby.autopilot.decision.next
 
 
 def test_by_hand_it_asks_and_says_which_command(tmp_path: Path) -> None:

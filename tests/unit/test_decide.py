@@ -42,6 +42,8 @@ TABLE = (
     Row("it gave its lease back, for nothing", lambda v: v.role == "none" and _given_back(v), Act.ALERT, "nobody has"),
     Row("it stopped itself, while paused", lambda v: _own_data(v) and v.mode == "paused", Act.HOLD, "paused, else"),
     Row("it stopped itself, and goes on", lambda v: _own_data(v), Act.SERVE_AGAIN, "nobody has taken over since"),
+    Row("stopped by hand, and left so", lambda v: _left_so(v) and v.wrote, Act.ALERT, "as it wrote it"),
+    Row("a failover by hand that stopped half way", lambda v: _left_so(v), Act.ALERT, "NOBODY SERVES: b holds"),
     Row("a host without a role takes nothing over", lambda v: v.role == "none" and not _own(v), Act.HOLD, "no role"),
     Row("half a take-over, while paused", lambda v: _own(v) and v.mode == "paused", Act.HOLD, "paused, else"),
     Row("half a take-over goes on, by hand too", lambda v: _own(v), Act.RESUME, "isn't finished"),
@@ -56,6 +58,8 @@ TABLE = (
     ),
     Row("damage, by hand", lambda v: _hurt(v) and v.mode == "manual", Act.ASK, "is clean"),
     Row("damage, the copy proved clean", lambda v: _hurt(v), Act.HAND_OVER, "is clean"),
+    Row("it serves, and nobody gets there, paused", lambda v: _short(v) and v.mode == "paused", Act.HOLD, "paused"),
+    Row("it serves, and nobody gets there", lambda v: _short(v), Act.RESUME, "b serves, but its own take-over"),
     Row("a primary that is well", lambda v: v.role == "primary" and not v.trouble, Act.HOLD, "and well"),
     Row("trouble came along", lambda v: v.role == "primary" and not v.settled, Act.ALERT, "soon after it was promoted"),
     Row("nobody to hand over to", lambda v: v.role == "primary" and v.peer is not P.STANDBY, Act.ALERT, "no standby"),
@@ -85,6 +89,15 @@ def _own_data(view: View) -> bool:
     return view.role == "none" and view.lease is L.MINE and view.own_data
 
 
+def _left_so(view: View) -> bool:
+    """An operator's command made the lease this host's, or left it so, and then nothing came."""
+    return view.role != "primary" and view.lease is L.MINE and not view.own_take and view.held_s >= 60
+
+
+def _short(view: View) -> bool:
+    return view.role == "primary" and not view.trouble and view.own_take and view.unended
+
+
 def _hurt(view: View) -> bool:
     return view.role == "primary" and bool(view.damage)
 
@@ -112,11 +125,14 @@ def every_view() -> list[View]:
             view = replace(base, silent_s=silent)
             views.append(view)
             if role == "primary":
+                views += [replace(view, own_take=True, unended=True), replace(view, unended=True)]
                 views += [replace(view, trouble="broken"), replace(view, trouble="broken", settled=False)]
                 hurt = [replace(view, damage="page 7", proof=proof) for proof in Proof]
                 views += [*hurt, *(replace(one, settled=False) for one in hurt), replace(hurt[0], trouble="broken")]
             elif lease is L.MINE:
                 views += [replace(view, own_take=True), replace(view, own_data=True)]
+                views += [replace(view, held_s=60.0), replace(view, held_s=59.0)]
+                views += [replace(view, held_s=60.0, wrote=True), replace(view, held_s=60.0, own_take=True)]
                 views.append(replace(view, own_take=True, own_data=True))
             elif lease in (L.LATE, L.EXPIRED, L.RELEASED):
                 views.append(replace(view, promised_s=3.0))

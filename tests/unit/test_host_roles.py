@@ -229,6 +229,26 @@ def test_a_primary_that_leaves_has_stopped_before_it_gives_its_lease_back(
     assert leases.lease.released and read_role(made.layout).role == "none"  # type: ignore[attr-defined]
 
 
+def test_without_litestream_nothing_is_proved_and_the_lease_stays(tmp_path: Path) -> None:
+    """It died, or was stopped by hand: what was written since is on this host alone."""
+    made, supervisor = running_primary(tmp_path)
+    supervisor.running["litestream"] = False
+    leases = Leases(LEASE)
+    with pytest.raises(Unproven, match="Litestream didn't run") as caught:
+        roles.leave(made, supervisor, leases, 1)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 5 and not leases.lease.released
+    # Nor does a second call, with nothing left to stop, prove what the first one couldn't.
+    with pytest.raises(Refused, match="isn't primary"):
+        roles.leave(made, supervisor, leases, 1)  # type: ignore[arg-type]
+    assert not leases.lease.released
+
+
+def test_who_goes_back_in_time_needs_no_flush(tmp_path: Path) -> None:
+    made, supervisor = running_primary(tmp_path)
+    supervisor.running["litestream"] = False
+    assert roles.stop_service(made, supervisor, flush=False)["running"] is False  # type: ignore[arg-type]
+
+
 def test_without_the_lease_store_nothing_is_stopped(tmp_path: Path) -> None:
     made, supervisor = running_primary(tmp_path)
     leases = Leases(LEASE)

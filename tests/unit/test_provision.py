@@ -378,8 +378,9 @@ def test_after_a_failover_the_lease_says_who_is_primary(tmp_path: Path) -> None:
 
 def test_a_released_lease_is_not_for_provisioning_to_take(tmp_path: Path) -> None:
     steps, _ = work(tmp_path, LeaseView(lease("backup-singapore", 4, ttl=0.0), "e"))
-    with pytest.raises(Refused, match="released"):
+    with pytest.raises(Refused, match="released") as caught:
         steps.lease_held()
+    assert "fab failover --target backup-singapore" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from lifeline.model import SecondName, Verdict
 from runbooks.dns import dns
 from runbooks.failover import failover
 from runbooks.traffic import Traffic, as_declared
-from tests.unit.world import NEW, OLD, World
+from tests.unit.world import NEW, OLD, FakeCloud, World
 
 HERE, THERE = "198.18.1.10", "198.18.2.10"
 GOOD, BAD = "192.0.2.1", "192.0.2.2"
@@ -111,6 +111,20 @@ def without_api(world: World) -> None:
     world.hosts[OLD].reachable = False
     world.down.add("cloud")
     world.fence_waived = True
+
+
+def test_an_api_that_is_busy_for_a_moment_is_asked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers 503 to writes for four seconds: nobody has to type anything for that."""
+    whole = FakeCloud.set_record
+
+    def busy(self: FakeCloud, *arguments: Any) -> None:
+        if world.clock.now < 4.0:
+            raise Unavailable("503")
+        whole(self, *arguments)
+
+    monkeypatch.setattr(FakeCloud, "set_record", busy)
+    run(world, failover)
+    assert world.address == THERE and world.actions["record"] == 1
 
 
 def test_what_to_do_by_hand_is_printed_exactly(world: World) -> None:

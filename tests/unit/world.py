@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lifeline.cloud import NAME_SERVERS, PowerState, RecordValue, TokenRefused
-from lifeline.errors import DataBad, LifelineError, Refused, StepFailed, Unavailable
+from lifeline.errors import DataBad, LifelineError, Refused, StepFailed, Unavailable, Unproven
 from lifeline.hosts import Progress, Result
 from lifeline.inventory import Loaded
 from lifeline.model import Finding, Host, Inventory, Lease, Mode, Record
@@ -216,8 +216,15 @@ class FakeOutside(Outside):
         return Finding.failed("nobody answers")
 
     def answers(self, service: Service) -> Finding:
-        serving = (state.live_epoch for state in self._world.hosts.values() if state.role == "primary")
-        return Finding.failed("it hangs") if self._world.mute in serving else self.round_trips(service)
+        return self.answers_at(self._world.address, service)
+
+    def answers_at(self, address: str, service: Service) -> Finding:
+        for host in self._world.inventory.hosts:
+            state, on = self._world.hosts[host.name], self._world.power.get(host.droplet_id) == "active"
+            if host.address == address and state.role == "primary" and state.reachable and on:
+                hangs = self._world.mute == state.live_epoch
+                return Finding.failed("it hangs") if hangs else Finding.passed("200", address=address)
+        return Finding.failed("nobody answers")
 
 
 class FakeNames(Names):
@@ -499,7 +506,14 @@ class FakeRemote:
         return {"changed": True, "running": False}
 
     def _leave(self, state: HostState, epoch: int) -> dict[str, Any]:
-        return {**self._stop_service(state, 0), **self._release(state, epoch)}
+        assert state.role == "primary", "asked to leave what it doesn't serve"
+        if "vault" in self._world.down:
+            self._stop_service(state, 0)
+            raise Unproven("stopped, but its last transactions are not proved to be in the vault")
+        stopped = self._stop_service(state, 0)
+        if "lease" in self._world.down:
+            return {**stopped, "flushed": {"trades": 9}, "released": False, "says": "no answer"}
+        return {**stopped, "flushed": {"trades": 9}, **self._release(state, epoch)}
 
     def _release(self, state: HostState, epoch: int) -> dict[str, Any]:
         assert state.role != "primary", "gave its lease back while it served"
