@@ -95,24 +95,26 @@ def origin(config: Config, have: DataFile) -> Continues | None:
 
 
 def begin(config: Config, vault: Vault, epoch: int, continues: Continues) -> Continues | None:
-    """Prepare `epoch`'s prefix and Litestream's local state; returns what was done of it. Litestream and the service
-    must be stopped.
+    """Prepare `epoch`'s prefix and Litestream's local state; returns what of it was sent to the vault. Litestream and
+    the service must be stopped.
 
-    What goes wrong here costs a full copy, and nothing else: Litestream takes one whenever the pieces don't fit.
+    What goes wrong here costs a full copy, and nothing else: Litestream takes one whenever the pieces don't fit. Once
+    the vault has its piece Litestream goes on from there, whatever is on this disk; and a write that got no answer may
+    have arrived.
     """
     done = {}
     for database in config.service.databases:
+        live, txid = config.layout.live(database), continues.txids[database.name]
         try:
-            _begin(config, vault, epoch, database, continues.txids[database.name])
-            done[database.name] = continues.txids[database.name]
+            first = boundary_file(live, txid, salts=_open_log(live, config.service.user))
+            done[database.name] = txid
+            _place(config, vault, epoch, database, txid, first)
         except (LifelineError, OSError, struct.error, apsw.Error) as error:
-            log.warning("%s begins epoch %d with a full copy: %s", database.name, epoch, error)
+            log.warning("%s may begin epoch %d with a full copy: %s", database.name, epoch, error)
     return Continues(continues.epoch, done) if done else None
 
 
-def _begin(config: Config, vault: Vault, epoch: int, database: Database, txid: int) -> None:
-    live = config.layout.live(database)
-    first = boundary_file(live, txid, salts=_open_log(live, config.service.user))
+def _place(config: Config, vault: Vault, epoch: int, database: Database, txid: int, first: bytes) -> None:
     name = f"{replica.format_txid(txid)}-{replica.format_txid(txid)}.ltx"
     # The vault first: a local position that the vault knows nothing of would stop Litestream, the opposite is mended.
     vault.write(f"{replica.replica_prefix(config.service.name, epoch, database.name)}/0000/{name}", first)

@@ -66,7 +66,7 @@ def promoted(site: Site, tmp_path: Path, big: int = 0) -> tuple[Host, Next]:
     host.finalize(1)
     continues = continuation.origin(host.config, read_data(host.config.layout))
     assert continues == Continues(1, {"trades": site.newest()})
-    continuation.begin(host.config, site.store, 2, continues)
+    assert continuation.begin(host.config, site.store, 2, continues) == continues
     return host, Next(tmp_path / "b", site.store, site.service, 2)
 
 
@@ -169,6 +169,23 @@ def test_a_log_that_was_reset_before_litestream_saw_it_costs_a_full_copy_and_no_
     database.close()
     restore(going, tmp_path / "two.db")
     assert ids(tmp_path / "two.db") == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_without_its_local_piece_it_goes_on_all_the_same_and_its_owner_says_so(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(continuation, "write_file", full)
+    host, going = promoted(site, tmp_path)
+    end = site.newest()
+    database = writer(host.live)
+    with going.replicating():
+        insert(database, 6)
+        going.control.sync(host.live, 30)
+    database.close()
+    assert min(first for level, first, _ in objects(going) if level < 9) == end
 
 
 def test_what_isnt_page_for_page_the_replica_begins_with_a_full_copy(site: Site, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
-from lifeline import hooks, observe, roles
+from lifeline import continuation, hooks, observe, roles
 from lifeline.errors import Refused, StepFailed, Unavailable, Unproven
 from lifeline.layout import DataFile, RoleFile, read_data, read_role, write_data, write_role
 from lifeline.model import Lease
@@ -135,6 +136,28 @@ def test_the_owner_says_at_last_what_really_goes_on(
     owner = json.loads(vault.objects["replica/genesis/epoch-0002/owner.json"])
     origin = {"epoch": 1, "databases": {"trades": 7}}
     assert owner == {"host": ME, "epoch": 2, "origin": origin}  # SQLite refused it: it begins with a full copy
+
+
+def test_a_write_without_an_answer_may_have_arrived_so_the_owner_takes_nothing_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None
+) -> None:
+    class Lost(FakeVault):
+        def write(self, key: str, body: bytes) -> None:
+            super().write(key, body)
+            if key.endswith(".ltx"):
+                raise Unavailable("no answer")
+
+    made, vault = config(tmp_path), Lost()
+    vault.replicate(1, 7)
+    database = apsw.Connection(str(made.layout.live(made.service.databases[0])))
+    database.execute("PRAGMA journal_mode = WAL; CREATE TABLE t (x)").fetchall()
+    database.close()
+    write_data(made.layout, DataFile(origin_epoch=1, finalized=1, txids={"trades": 7}, as_replicated=True))
+    monkeypatch.setattr(roles, "_await_lease", lambda *_: None)
+    monkeypatch.setattr(continuation, "own", lambda *_: None)
+    roles.start_primary(made, FakeSupervisor(), vault, 2)  # type: ignore[arg-type]
+    owner = json.loads(vault.objects["replica/genesis/epoch-0002/owner.json"])
+    assert owner["continues"] == owner["origin"] == {"epoch": 1, "databases": {"trades": 7}}
 
 
 def test_a_reconciliation_that_failed_is_made_up_for(
