@@ -132,7 +132,8 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class StackConfig:
-    """Everything a stack file says, checked. `seed` is a secret: 32 bytes as 64 hexadecimal digits."""
+    """Everything a stack file says, checked. `seed` is a secret: 32 bytes as 64 hexadecimal digits. `own_zone`: nothing
+    but this stack is in the domain's zone, which goes with it."""
 
     stack: str
     name: str
@@ -146,6 +147,7 @@ class StackConfig:
     alert_email: str
     operator_cidrs: tuple[str, ...]
     protect: bool
+    own_zone: bool
     primary: HostConfig
     backup: HostConfig
     vault: VaultConfig
@@ -195,6 +197,7 @@ def parse(raw: Mapping[str, object], stack: str, stack_file: str) -> StackConfig
         alert_email=reader.text("alertEmail", r"[^@\s]+@[^@\s]+\.[^@\s]+", "an email address"),
         operator_cidrs=reader.cidrs("operatorCidrs"),
         protect=reader.boolean("protect", default=True),
+        own_zone=reader.boolean("ownZone", default=False),
         primary=_section(reader, "primary", lambda section: _host(section, "primary")),
         backup=_section(reader, "backup", lambda section: _host(section, "backup")),
         vault=_section(reader, "vault", _vault),

@@ -45,7 +45,14 @@ def read(everything: dict[str, Any], stack: str, env: dict[str, str]) -> tuple[S
 def declare(config: StackConfig, port: Port, where: Endpoints) -> dict[str, Any]:
     """Declare every resource; returns the inventory."""
     alone = pulumi.ResourceOptions(delete_before_replace=True)
-    domain = digitalocean.Domain("domain", name=config.domain, opts=alone)
+    domain = digitalocean.Domain(
+        "domain",
+        name=config.domain,
+        # A zone holds more than the records of this program: mail, web, whatever else has the domain.
+        opts=pulumi.ResourceOptions.merge(
+            alone, pulumi.ResourceOptions(protect=config.protect, retain_on_delete=not config.own_zone)
+        ),
+    )
     shared = Shared(
         # Not deleted first: the hosts depend on it, and a new key must not become a reason to replace them.
         ssh_key=digitalocean.SshKey("operator-key", name=f"{config.prefix}-operator", public_key=config.ssh_public_key),

@@ -47,7 +47,7 @@ class ServiceHost(pulumi.ComponentResource):
             region=host.region,
             ip_range=host.vpc_range,
             description=f"Private network of {host.name}",
-            opts=alone,
+            opts=pulumi.ResourceOptions.merge(alone, pulumi.ResourceOptions(protect=config.protect)),
         )
         self.firewall = digitalocean.Firewall(
             f"{host.name}-firewall",
@@ -73,9 +73,13 @@ class ServiceHost(pulumi.ComponentResource):
             resize_disk=False,  # a disk never shrinks: growing it would make the resize a one-way street
             tags=[shared.tag.name, own_tag.name],
             # Any change of these replaces the droplet: keys are changed by runbook, and a new image or user data is
-            # for the next rebuild. The firewall stands before the droplet does, and falls after it.
+            # for the next rebuild. What can't be ignored, region, name and network, is refused: Pulumi knows no lease,
+            # and would delete the live primary. The firewall stands before the droplet does, and falls after it.
             opts=pulumi.ResourceOptions(
-                parent=self, ignore_changes=["ssh_keys", "user_data", "image"], depends_on=[self.firewall]
+                parent=self,
+                protect=config.protect,
+                ignore_changes=["ssh_keys", "user_data", "image"],
+                depends_on=[self.firewall],
             ),
         )
         self.record = digitalocean.DnsRecord(

@@ -113,7 +113,7 @@ def derive(settings: Mapping[str, Any], copy: Copy, ranges: Sequence[str], publi
     homes = zip(("primary", "backup"), copy.hosts, ranges, strict=True)
     own |= {home: {**own[home], "name": name, "vpcRange": network} for home, name, network in homes}
     own |= {
-        **{"domain": copy.domain, "protect": "false", "sshPublicKey": public_key},
+        **{"domain": copy.domain, "protect": "false", "ownZone": "true", "sshPublicKey": public_key},
         "offsite": {**own["offsite"], "lockMode": "governance", "lockDays": 1},
         "policy": {**(own.get("policy") or {}), "mode": "manual"},
     }

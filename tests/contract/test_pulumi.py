@@ -47,6 +47,7 @@ LISTED = (
 )
 # What Pulumi, program and API do among themselves has nothing to do with what a droplet is: not on real hosts again.
 HOSTS_DONT_MATTER = pytest.mark.parametrize("cloud", ["loopback", "real-plugin"], indirect=True, scope="module")
+PROTECTED = ('protect: "false"', 'protect: "true"')  # as a real stack is
 UP_WITHIN_S = 30.0  # two droplets in parallel and some fifty resources; about 5 s on loopback, 10 s with real hosts
 
 
@@ -72,11 +73,25 @@ class Cloud:
         exported = json.loads(self.pulumi("stack", "export").stdout)
         return list(exported["deployment"].get("resources", []))
 
+    def droplets(self) -> dict[str, str]:
+        """Ids by name."""
+        return {one["name"]: str(one["id"]) for one in self.api("GET", "/v2/droplets?per_page=200")["droplets"]}
+
     def wait_gone(self, droplet: str) -> None:
         deadline = time.monotonic() + 60
         while any(str(one["id"]) == droplet for one in self.api("GET", "/v2/droplets?per_page=200")["droplets"]):
             assert time.monotonic() < deadline, f"droplet {droplet} is still there"
             time.sleep(0.1)
+
+
+def changed_stack(directory: Path, *changes: tuple[str, str]) -> str:
+    """Another file, the lab's stack with these changes: its path."""
+    text = (ROOT / "stacks" / "Pulumi.lab.yaml").read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    (directory / "Pulumi.lab.yaml").write_text(text)
+    return str(directory / "Pulumi.lab.yaml")
 
 
 @pytest.fixture(scope="module", params=["loopback", "real-plugin", "lab"])
@@ -168,6 +183,26 @@ def test_a_failover_of_the_record_is_no_change_even_after_a_refresh(cloud: Cloud
     assert cloud.api("GET", path)["domain_record"]["data"] == inventory.home_backup.address
     cloud.api("PUT", path, {**record, "data": inventory.home_primary.address})
     cloud.pulumi("refresh", "--yes", "--skip-preview")
+
+
+@HOSTS_DONT_MATTER
+def test_another_ttl_after_a_failover_leaves_the_record_where_it_is(cloud: Cloud, tmp_path: Path) -> None:
+    """A provider writes all of a record when a part of it changes, with the address that it knew."""
+    inventory = Inventory.from_json(cloud.pulumi.inventory())
+    path = f"/v2/domains/genesis.test/records/{inventory.record.id}"
+    record = {"type": "A", "name": "trade", "ttl": 30, "data": inventory.home_backup.address}
+    cloud.api("PUT", path, record)
+    cloud.pulumi(
+        "up",
+        "--yes",
+        "--skip-preview",
+        "--config-file",
+        changed_stack(tmp_path, ('recordTtl: "30"', 'recordTtl: "60"')),
+    )
+    assert cloud.api("GET", path)["domain_record"]["data"] == inventory.home_backup.address
+    assert Inventory.from_json(cloud.pulumi.inventory()).record.ttl == 60
+    cloud.api("PUT", path, {**record, "data": inventory.home_primary.address})
+    cloud.pulumi("up", "--yes", "--skip-preview")
 
 
 @HOSTS_DONT_MATTER
@@ -343,6 +378,43 @@ def test_what_can_wait_for_the_next_rebuild_replaces_no_host(cloud: Cloud, tmp_p
 
 
 @HOSTS_DONT_MATTER
+def test_a_host_is_replaced_on_purpose_only(cloud: Cloud, tmp_path: Path) -> None:
+    """Pulumi knows no lease: what would delete a droplet is refused, until a person says which one."""
+    cloud.pulumi("up", "--yes", "--skip-preview", "--config-file", changed_stack(tmp_path, PROTECTED))
+    before = cloud.droplets()
+    network = ("vpcRange: 10.10.1.0/24", "vpcRange: 10.10.7.0/24")
+    for change in (
+        network,
+        ("region: nyc3", "region: fra1"),
+        ("name: primary-newyork", "name: primary-elsewhere"),
+        ("domain: genesis.test", "domain: other.test"),
+    ):
+        refused = cloud.pulumi("preview", "--config-file", changed_stack(tmp_path, PROTECTED, change), check=False)
+        assert refused.returncode != 0 and "protect" in refused.stdout + refused.stderr, change
+    moved = changed_stack(tmp_path, PROTECTED, network)
+    refused = cloud.pulumi("up", "--yes", "--skip-preview", "--config-file", moved, check=False)
+    assert refused.returncode != 0 and cloud.droplets() == before
+
+    ends = ("Vpc::primary-newyork-vpc", "Droplet::primary-newyork")
+    chosen = [one["urn"] for one in cloud.resources() if one["urn"].endswith(ends)]
+    assert len(chosen) == 2
+    for urn in chosen:
+        cloud.pulumi("state", "unprotect", "--yes", urn)
+    cloud.pulumi("up", "--yes", "--skip-preview", "--config-file", moved)
+    after = cloud.droplets()
+    assert after["primary-newyork"] != before["primary-newyork"]
+    assert after["backup-singapore"] == before["backup-singapore"]
+    assert all(one["protect"] for one in cloud.resources() if one["urn"] in chosen)
+
+    cloud.api("DELETE", f"/v2/droplets/{after['primary-newyork']}")
+    cloud.wait_gone(after["primary-newyork"])
+    cloud.pulumi("up", "--refresh", "--yes", "--skip-preview", "--config-file", moved)
+    assert cloud.droplets()["primary-newyork"] != after["primary-newyork"]
+    cloud.pulumi("up", "--yes", "--skip-preview", "--config-file", changed_stack(tmp_path, network))
+    cloud.pulumi("up", "--yes", "--skip-preview")
+
+
+@HOSTS_DONT_MATTER
 def test_a_mistake_in_the_configuration_is_one_message_and_no_traceback(cloud: Cloud, tmp_path: Path) -> None:
     text = (ROOT / "stacks" / "Pulumi.lab.yaml").read_text()
     wrong = tmp_path / "Pulumi.lab.yaml"
@@ -383,6 +455,37 @@ def test_a_new_state_takes_over_what_the_lost_one_knew(cloud: Cloud, monkeypatch
     assert not [name for ones in left.values() for name in ones if "genesis" in name]
     cloud.pulumi("preview", "--expect-no-changes")
     cloud.pulumi("refresh", "--yes", "--skip-preview", "--expect-no-changes")
+
+
+@HOSTS_DONT_MATTER
+def test_destroy_stops_at_what_is_protected(cloud: Cloud, tmp_path: Path) -> None:
+    protected = changed_stack(tmp_path, PROTECTED)
+    cloud.pulumi("up", "--yes", "--skip-preview", "--config-file", protected)
+    before, droplets = {one["urn"] for one in cloud.resources()}, cloud.droplets()
+    refused = cloud.pulumi("destroy", "--yes", "--config-file", protected, check=False)
+    assert refused.returncode != 0 and {one["urn"] for one in cloud.resources()} == before
+    refused = cloud.pulumi("destroy", "--yes", "--skip-preview", "--config-file", protected, check=False)
+    assert refused.returncode != 0 and cloud.droplets() == droplets
+    left = {one["urn"].rpartition("::")[2] for one in cloud.resources()}
+    hosts = {f"{name}-{part}" for name in droplets for part in ("vpc", "firewall", "tag")}
+    assert left >= {"vault-bucket", "offsite-bucket", "lease-bucket", "domain", "second-zone", *hosts}
+    # As docs/infrastructure.md says of --skip-preview.
+    assert not left & {"service-record", "primary-newyork-vault-key", "primary-newyork-offsite-key", "offsite-lock"}
+    cloud.pulumi("up", "--yes", "--skip-preview")
+
+
+@HOSTS_DONT_MATTER
+def test_destroy_leaves_a_zone_that_is_not_the_stacks_own(cloud: Cloud, tmp_path: Path) -> None:
+    """With what others have in it: mail, the web, and whatever else."""
+    cloud.api("POST", "/v2/domains/genesis.test/records", {"type": "A", "name": "www", "data": "198.18.9.9"})
+    shared = changed_stack(tmp_path, ('ownZone: "true"', 'ownZone: "false"'))
+    cloud.pulumi("up", "--yes", "--skip-preview", "--config-file", shared)
+    cloud.pulumi("destroy", "--yes", "--skip-preview", "--config-file", shared)
+    assert cloud.resources() == []
+    records = cloud.api("GET", "/v2/domains/genesis.test/records?per_page=200")["domain_records"]
+    assert {one["name"] for one in records if one["type"] == "A"} == {"www"}
+    cloud.api("DELETE", "/v2/domains/genesis.test")
+    cloud.pulumi("up", "--yes", "--skip-preview")
 
 
 def test_destroy_leaves_nothing_and_it_comes_up_again(cloud: Cloud) -> None:

@@ -31,6 +31,7 @@ def problems(values: dict[str, Any]) -> list[str]:
 def test_a_sparse_configuration_gets_the_documented_defaults() -> None:
     config = parse(raw(), "lab", FILE)
     assert (config.record_ttl, config.operator_user, config.protect) == (30, "operator", True)
+    assert not config.own_zone, "what else is in the zone is not ours to delete"
     assert config.primary.image == "debian-13-x64"
     assert (config.vault.retention_days, config.vault.noncurrent_days, config.vault.abort_upload_days) == (365, 30, 1)
     assert (config.offsite.lock_days, config.offsite.lock_mode) == (30, "governance")

@@ -180,6 +180,21 @@ def test_buckets_are_protected_unless_the_stack_says_otherwise(protect: bool) ->
             assert made.of(kind)[name]["forceDestroy"] is not protect
 
 
+@pytest.mark.parametrize("protect", [True, False])
+def test_hosts_networks_and_zone_are_protected_unless_the_stack_says_otherwise(protect: bool) -> None:
+    made = run(parse(raw(protect=protect), "test", "stacks/Pulumi.test.yaml"))
+    for kind, count in (("Droplet", 2), ("Vpc", 2), ("Domain", 1)):
+        found = made.opts(kind)
+        assert len(found) == count
+        assert all(bool(one.protect) is protect for one in found.values()), kind
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_zone_that_others_use_outlives_the_stack_protected_or_not(own: bool) -> None:
+    made = run(parse(raw(protect=False, ownZone=own), "test", "stacks/Pulumi.test.yaml"))
+    assert bool(made.opts("Domain")["domain"].retain_on_delete) is not own
+
+
 def test_the_service_record_is_short_lived_and_starts_at_the_primarys_home(declared: Declared) -> None:
     record = declared.of("DnsRecord")["service-record"]
     assert (record["name"], record["type"], record["ttl"]) == ("trade", "A", 30)

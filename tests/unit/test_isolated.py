@@ -64,6 +64,7 @@ def test_its_stack_file_is_one_that_infra_takes_and_calls_nobody(stack: str) -> 
     parsed = config.parse(raw, COPY.stack, "x")
     assert [host.name for host in parsed.hosts] == list(COPY.hosts) and parsed.domain == COPY.domain
     assert [host.vpc_range for host in parsed.hosts] == ["10.254.1.0/24", "10.254.2.0/24"]
+    assert parsed.own_zone, "its zone goes with it"
     assert (parsed.protect, parsed.offsite.lock_mode, parsed.offsite.lock_days) == (False, "governance", 1)
     assert (parsed.policy.mode, parsed.route53, parsed.seed) == ("manual", None, "a" * 64)
     assert parsed.prefix == COPY.label and "alerting" not in raw
