@@ -47,6 +47,10 @@ class Seen:
     """Why the newest backup isn't where, by place."""
     offsite: Mapping[str, Any] | None = None
     """The mirror's last look at everything."""
+    anew: Mapping[str, str] = field(default_factory=dict)
+    """Since when restic's repositories hold nothing older, of those that had vanished."""
+    damaged: Sequence[str] = ()
+    """Keys of the catalogue's documents that can't be read."""
     unguarded: bool = False
     drills: Sequence[Mapping[str, Any]] = ()
     """Drills that are overdue: {"name", "says", "next"}."""
@@ -146,6 +150,9 @@ def _verified(seen: Seen) -> Iterable[Alert]:
         says = f"the last verification ({seen.verification.get('at')}) is {seen.verification['verdict']}"
         why = seen.verification.get("says")
         yield Alert("verification", f"{says}: {why}" if why else says, "fab verify")
+    if seen.damaged:
+        says = f"{len(seen.damaged)} verifications in the vault can't be read and count as none: {seen.damaged[0]}"
+        yield Alert("catalogue-damaged", says, "fab verify makes a new one; remove that object from the vault")
 
 
 def _guarded(seen: Seen) -> Iterable[Alert]:
@@ -158,7 +165,13 @@ def _offsite(seen: Seen) -> Iterable[Alert]:
     """As the mirror found it when it last looked at everything."""
     for place, why in seen.incomplete.items():
         yield Alert(f"backup-incomplete-{place}", f"the newest backup has no copy in {place}: {why}", "fab backup")
-    if seen.role != "primary" or not (found := seen.offsite):
+    if seen.role != "primary":
+        return
+    for name, at in seen.anew.items():
+        says = f"restic's repository ({name}) had vanished at {at}, with every backup in it; it was begun anew"
+        step = "fab backups shows where the older ones still lie; who removed it?"
+        yield Alert(f"repository-anew-{name.split()[0]}", says, step)
+    if not (found := seen.offsite):
         return
     if holes := found.get("holes"):
         says = f"the off-site vault can't be restored across {len(holes)} holes, the first in {holes[0]}"
@@ -166,6 +179,11 @@ def _offsite(seen: Seen) -> Iterable[Alert]:
     if missed := found.get("missed"):
         says = f"{missed} objects had gone from the off-site vault, the first {found.get('missed_first')}; copied again"
         yield Alert("offsite-missed", says, "who deleted them? Only an operator's key can; their versions are kept")
+    if gone := found.get("gone"):
+        says = f"{gone} snapshots or keys have gone from the off-site repository, the first {found.get('gone_first')}"
+        yield Alert(
+            "offsite-gone", says, "fab backups --all; who deleted them? Versions are kept until their locks end"
+        )
     beyond = found.get("beyond") or {}
     if float(beyond.get("overdue_days") or 0) > OVERDUE_DAYS:
         says = f"the off-site vault holds what should have gone {beyond['overdue_days']:.0f} days ago, and costs more"
@@ -181,7 +199,8 @@ def _drills(seen: Seen) -> Iterable[Alert]:
 
 def by_catalogue(alert: Alert) -> bool:
     """Is its reason in the catalogue, or that it can't be read?"""
-    return alert.name.startswith("late-") or alert.name in ("verification", "catalogue-unreadable")
+    known = ("verification", "catalogue-unreadable", "catalogue-damaged")
+    return alert.name.startswith("late-") or alert.name in known
 
 
 def parse(document: object) -> Alert | None:

@@ -8,8 +8,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,10 @@ ROOM_FACTOR, ROOM_EXTRA = 1.1, 64 << 20  # of the databases' size, while a backu
 
 class Vault(Protocol):
     """What a backup needs of the vault."""
+
+    def keys(self, prefix: str, after: str = "") -> Iterable[str]: ...
+
+    def read(self, key: str) -> bytes | None: ...
 
     def write(self, key: str, body: bytes) -> None: ...
 
@@ -87,7 +91,7 @@ def backup(config: Config, vault: Vault, kind: Kind, *, progress: Say = say) -> 
             }
             # With the copy goes what it holds, so that it can be told to be whole when the catalogue is gone.
             write_file(staging / NOTE, json.dumps(what))
-            copies = _save_all(config, staging, kind, role.epoch, marked.at, progress)
+            copies = _save_all(config, vault, staging, kind, role.epoch, marked.at, progress)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         entry = {
@@ -98,6 +102,10 @@ def backup(config: Config, vault: Vault, kind: Kind, *, progress: Say = say) -> 
         }
         key = catalogue.entry_key(config.service.name, kind, marked.at)
         vault.write(key, json.dumps(entry, indent=1).encode())
+        for place in ("vault", "local"):
+            if "snapshot" in copies[place]:
+                with suppress(LifelineError):  # the backup is made; the next one looks again
+                    note_holding(config, repository(config, place), vault.write)
     failed = {place: copy["error"] for place, copy in copies.items() if "error" in copy}
     if failed:
         says = "; ".join(f"{place}: {why}" for place, why in failed.items())
@@ -147,13 +155,16 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _save_all(config: Config, staging: Path, kind: Kind, epoch: int, at: datetime, progress: Say) -> dict[str, Answer]:
+def _save_all(
+    config: Config, vault: Vault, staging: Path, kind: Kind, epoch: int, at: datetime, progress: Say
+) -> dict[str, Answer]:
     found: dict[str, Answer] = {}
     errors: list[LifelineError] = []
     paths = [staging, *(p for p in (_here(config, log) for log in config.service.logs) if p.exists())]
     for place, repository in repositories(config).items():
         try:
-            open_repository(repository)
+            if open_repository(repository):
+                _tell_if_it_had_vanished(config, vault, place)
             argv = snapshots.backup_argv(repository, paths, host=config.name, kind=kind, epoch=epoch, at=at)
             meter = Meter(f"saving to {place}", progress)
             saved = snapshots.parse_backup(restic(repository, argv, "save a backup", meter=meter))
@@ -174,15 +185,41 @@ def _here(config: Config, path: object) -> Path:
     return config.layout.root / str(path).lstrip("/")
 
 
-def open_repository(repository: Repository, *, create: bool = True) -> None:
-    """Make sure that the repository is there and the password opens it. Raises what `snapshots.failure` makes of it."""
+def _tell_if_it_had_vanished(config: Config, vault: Vault, place: Place) -> None:
+    """A repository was begun: if any backup lay there, all of them are gone, and the next one must not hide it."""
+    service = config.service.name
+    for key in catalogue.entry_keys(vault.keys(catalogue.entries(service))):
+        try:
+            entry = catalogue.parse(key, vault.read(key) or b"")
+        except LifelineError:
+            continue
+        here = place != "local" or entry.get("host") == config.name
+        if here and (catalogue.copies(entry).get(place) or {}).get("snapshot"):
+            name = f"{place} on {config.name}" if place == "local" else place
+            note = {"version": 1, "repository": name, "at": _rfc3339(datetime.now(UTC)), "newest": key}
+            vault.write(catalogue.anew_key(service, place, config.name), json.dumps(note).encode())
+            return
+
+
+def note_holding(config: Config, repository: Repository, write: Callable[[str, bytes], object]) -> None:
+    """Note in the vault which snapshots a repository holds: an entry says where its copies were when it was made."""
+    listed = snapshots.parse_list(restic(repository, snapshots.list_argv(repository), "list snapshots", within=120))
+    note = {"version": 1, "listed": _rfc3339(datetime.now(UTC)), "snapshots": [one.id for one in listed]}
+    key = catalogue.holding_key(config.service.name, repository.place, config.name)
+    write(key, json.dumps(note).encode())
+
+
+def open_repository(repository: Repository, *, create: bool = True) -> bool:
+    """Make sure that the repository is there and the password opens it; was it begun just now? Raises what
+    `snapshots.failure` makes of it."""
     done = proc.run(repository.argv("cat", "config"), timeout=OPEN_S, env=repository.environment)
     if done.ok:
-        return
+        return False
     if create and snapshots.is_missing(done.code, done.stderr):
         done = proc.run(repository.argv("init", "--json"), timeout=2 * OPEN_S, env=repository.environment)
     if not done.ok:
         raise snapshots.failure(repository.place, "open it", done.code, done.stderr)
+    return True
 
 
 def restic(

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lifeline.errors import DataBad
@@ -48,6 +48,31 @@ def verified_key(service: str, at: datetime) -> str:
 def offsite_key(service: str) -> str:
     """What the off-site mirror holds."""
     return f"{root(service)}offsite.json"
+
+
+def holding_key(service: str, place: str, host: str) -> str:
+    """What one of restic's repositories was seen to hold: `holds/vault.json`; each host has one of its own, too, as
+    `holds/local-primary-newyork.json`."""
+    return f"{root(service)}holds/{_repository(place, host)}.json"
+
+
+def holding_keys(service: str, keys: Iterable[str]) -> list[str]:
+    """Those among keys."""
+    return [key for key in keys if key.startswith(f"{root(service)}holds/")]
+
+
+def anew(service: str) -> str:
+    """The prefix of what tells of repositories that had vanished."""
+    return f"{root(service)}anew/"
+
+
+def anew_key(service: str, place: str, host: str) -> str:
+    """That one of restic's repositories had vanished, and was begun anew."""
+    return f"{anew(service)}{_repository(place, host)}.json"
+
+
+def _repository(place: str, host: str) -> str:
+    return f"local-{host}" if place == "local" else place
 
 
 def entry_keys(keys: Iterable[str]) -> list[str]:
@@ -89,6 +114,20 @@ def parse(key: str, body: bytes) -> dict[str, Any]:
     return {"key": key, **document}
 
 
+def parse_verification(key: str, body: bytes) -> dict[str, Any]:
+    """`parse`, of a verification: what lacks its time or its verdict counts as none."""
+    document = parse(key, body)
+    found = [document.get("points") or [], document.get("checks") or []]
+    whole = all(isinstance(document.get(name), str) for name in ("at", "verdict"))
+    if not whole or not all(isinstance(one, list) and all(map(_has_a_verdict, one)) for one in found):
+        raise DataBad(f"{key} in the vault is no verification", hint=f"fab verify makes a new one; remove {key}")
+    return document
+
+
+def _has_a_verdict(one: object) -> bool:
+    return isinstance(one, dict) and isinstance(one.get("verdict"), str) and "says" in one
+
+
 def copies(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     """An entry's copies by place; the first version of entries knew the vault's alone."""
     found: Mapping[str, Any] = entry.get("copies") or {"vault": {"snapshot": entry.get("snapshot")}}
@@ -113,23 +152,38 @@ def joined(
     entries: Sequence[tuple[str, Mapping[str, Any] | DataBad]],
     verifications: Sequence[Mapping[str, Any]],
     offsite: Mapping[str, Any] | None,
+    holdings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Backup]:
-    """Each entry with its newest verification and its places, in the order given. `verifications`: newest first."""
-    return [_join(key, found, verifications, offsite or {}) for key, found in entries]
+    """Each entry with its newest verification and its places, in the order given. `verifications`: newest first;
+    `holdings`: what the repositories were last seen to hold, by key."""
+    return [_join(key, found, verifications, offsite or {}, holdings or {}) for key, found in entries]
 
 
 def _join(
-    key: str, found: Mapping[str, Any] | DataBad, verifications: Sequence[Mapping[str, Any]], offsite: Mapping[str, Any]
+    key: str,
+    found: Mapping[str, Any] | DataBad,
+    verifications: Sequence[Mapping[str, Any]],
+    offsite: Mapping[str, Any],
+    holdings: Mapping[str, Mapping[str, Any]],
 ) -> Backup:
     at, kind = time_of(key), kind_of(key)
     if isinstance(found, DataBad):
         return Backup(key, at, kind, None, found.message, None, None, ())
     verified_at, verdict = verification_of(key, verifications)
-    noted = copies(found)
-    where = [place for place in ("vault", "local") if (noted.get(place) or {}).get("snapshot")]
+    service, host = key.split("/")[1], str(found.get("host"))
+    seen = {place: holdings.get(holding_key(service, place, host)) for place in ("vault", "local")}
+    where = [place for place in ("vault", "local") if _is_there(found, place, seen[place])]
     if _is_offsite(found, offsite):
         where.append("offsite")
     return Backup(key, at, kind, found, None, verified_at, verdict, tuple(where))
+
+
+def _is_there(entry: Mapping[str, Any], place: str, seen: Mapping[str, Any] | None) -> bool:
+    """What the repository was seen to hold counts; of a newer entry, or where nobody looked, what it says itself."""
+    own = (copies(entry).get(place) or {}).get("snapshot")
+    if not own or seen is None or str(entry.get("at")) > str(seen.get("listed")):
+        return bool(own)
+    return any(str(one).startswith(str(own)) for one in seen.get("snapshots") or ())
 
 
 def _is_offsite(entry: Mapping[str, Any], offsite: Mapping[str, Any]) -> bool:
@@ -155,6 +209,17 @@ def verification_of(key: str, verifications: Sequence[Mapping[str, Any]]) -> tup
             if unknown[0] is None:
                 unknown = str(one.get("at")), "UNKNOWN"
     return unknown
+
+
+TOLD_FOR = timedelta(days=3)
+
+
+def told_still(anew: Iterable[Mapping[str, Any]], now: datetime) -> dict[str, str]:
+    """Of the repositories that were begun anew: when each was, as long as that is to be told. It can't be mended: what
+    was in there is gone."""
+    found = {str(one.get("repository")): str(one.get("at")) for one in anew}
+    since = _rfc3339(now.astimezone(UTC) - TOLD_FOR)
+    return {name: at for name, at in found.items() if at >= since}
 
 
 def worst_of(verification: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -395,11 +395,34 @@ def _catalogue(layout: Layout, _: argparse.Namespace) -> Answer:
     config = load_config(layout)
     store = open_vault_store(config)
     keys = [info.key for info in store.list(catalogue.root(config.service.name))]
-    verified = [catalogue.parse(key, store.get(key).body) for key in catalogue.verified_keys(keys)[:14]]
+    verified, damaged = _verifications(store, catalogue.verified_keys(keys))
     newest = next(iter(catalogue.entry_keys(keys)), None)
     mirrored = _readable(store, catalogue.offsite_key(config.service.name))
     answer = catalogue.summary(keys, verified, _readable(store, newest) if newest else None, mirrored)
-    return {**answer, "drills": held.overdue(store, datetime.now(UTC))}
+    now, prefix = datetime.now(UTC), catalogue.anew(config.service.name)
+    anew = [found for key in keys if key.startswith(prefix) and (found := _readable(store, key))]
+    more = {"damaged": damaged, "anew": catalogue.told_still(anew, now), "drills": held.overdue(store, now)}
+    return {**answer, **more}
+
+
+VERIFICATIONS = 14  # so many of the newest say when each kind was last made
+
+
+def _verifications(store: Store, newest_first: Sequence[str]) -> tuple[list[Answer], list[str]]:
+    """(the newest ones, keys of damaged ones among them). Without the catalogue no keeper does anything: one that can't
+    be read must not end that."""
+    from lifeline import catalogue
+
+    whole: list[Answer] = []
+    damaged: list[str] = []
+    for key in newest_first:
+        try:
+            whole.append(catalogue.parse_verification(key, store.get(key).body))
+        except DataBad:
+            damaged.append(key)
+        if len(whole) == VERIFICATIONS:
+            break
+    return whole, damaged
 
 
 def _readable(store: Store, key: str) -> Answer | None:

@@ -274,6 +274,8 @@ class Keeper:
             verification=self._catalogue.get("verification"),
             incomplete=self._catalogue.get("incomplete") or {},
             offsite=self._catalogue.get("offsite"),
+            anew=self._catalogue.get("anew") or {},
+            damaged=self._catalogue.get("damaged") or (),
             keeper_error=self._catalogue_error if role.role != "none" else None,
             forks=forks.known(layout, config),
             agent=agent,

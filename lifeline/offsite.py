@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lifeline import catalogue, continuation, excess, points, replica, snapshots
-from lifeline.errors import LifelineError
+from lifeline.errors import DataBad, LifelineError
 from lifeline.layout import Config, read_json, write_file
 from lifeline.points import Piece
 from lifeline.progress import Meter
@@ -34,6 +34,7 @@ IN_MEMORY = 8 << 20
 LOOK = timedelta(hours=24)
 RECENT = timedelta(days=2)  # small documents are looked at again for so long: one may come late, or be written again
 NOTES = ("inventory/", "bundle/current.json")  # keys that are written again
+CLOCKS = timedelta(minutes=5)  # how far the vault's clock and a host's may differ
 Answer = dict[str, Any]
 
 
@@ -63,6 +64,20 @@ class Known:
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What was there when somebody last looked at everything, in whatever epoch: what the vault held by then had been
+    copied; so had what this host's passes brought since, up to `last`. `restic`: of its repository, see `_restic`."""
+
+    looked: datetime
+    last: Mapping[str, str] = field(default_factory=dict)
+    restic: Mapping[str, str] = field(default_factory=dict)
+
+    def had(self, info: Info, folder: str = "") -> bool:
+        """Was this object of the vault's there too?"""
+        return info.modified < self.looked - CLOCKS or info.key <= self.last.get(folder, "")
+
+
 def mirror(
     config: Config,
     vault: Store,
@@ -76,16 +91,16 @@ def mirror(
     Interrupted anywhere, what is there restores, and the next pass goes on. Raises Unavailable.
     """
     begun, at, before = time.monotonic(), now(), (Counter(vault.asked), Counter(offsite.asked))
-    known = _read(config, offsite, epoch)
-    if known and timedelta(0) <= at - known.looked < LOOK:
+    known = _read(config, offsite)
+    if known and known.epoch == epoch and timedelta(0) <= at - known.looked < LOOK:
         one = _Pass(config, vault, offsite, epoch, at, known)
         one.news()
     else:
         one = _Pass(config, vault, offsite, epoch, at, Known(offsite.where, epoch, at))
-        one.everything(known)
+        one.everything(_seen(config, vault, offsite, known))
     report = {
         **{"version": 1, "at": _stamp(now()), "seconds": round(time.monotonic() - begun, 3)},
-        **{"objects": one.tally.objects, "bytes": one.tally.bytes},
+        **{"objects": one.tally.objects, "bytes": one.tally.bytes, "where": offsite.where},
         "requests": {"vault": dict(vault.asked - before[0]), "offsite": dict(offsite.asked - before[1])},
         **one.report,
     }
@@ -104,7 +119,8 @@ class _Pass:
         self.config, self.vault, self.offsite, self.epoch, self.now = config, vault, offsite, epoch, now
         self.service, self.known = config.service.name, known
         self.databases = [database.name for database in config.service.databases]
-        self.tally, self.looked = Tally(), False
+        self.tally, self.looked, self.missed = Tally(), False, list[str]()
+        self.seen: Seen | None = None
         self.last, self.etags, self.report = dict(known.last), dict(known.etags), dict(known.report)
 
     def news(self) -> None:
@@ -115,16 +131,16 @@ class _Pass:
             self._list_snapshots()
         self.report["replica"] = self._position(copied)
 
-    def everything(self, before: Known | None) -> None:
+    def everything(self, seen: Seen | None) -> None:
         """All that is in the vault and not off-site, from the listings of both."""
-        missed: list[str] = []
+        self.seen = seen
         for number in points.epochs(self.vault, self.service, self.epoch):
             self._documents_below(f"{replica.epoch_prefix(self.service, number)}owner.json", anew=True)
             for name in self.databases:
                 for folder in _folders(self.service, number, name):
                     for info in lacking(self.vault.list(folder), self.offsite.list(folder)):
-                        if self._copy(info) and before and info.key <= before.last.get(folder, ""):
-                            missed.append(info.key)
+                        if self._copy(info) and seen and seen.had(info, folder):
+                            self.missed.append(info.key)
                 if number < self.epoch:
                     self._last_seconds(number, name)
         for name in self.databases:
@@ -132,8 +148,9 @@ class _Pass:
                 self.last[folder] = max((info.key for info in self.offsite.list(folder)), default="")
         self._documents(anew=True)
         self._list_snapshots()
+        self.report["restic"] = {**self.report["restic"], **self._restic("keys/"), **self._restic("config")}
         self.report["replica"] = restorable(self.config, self.offsite, self.epoch)
-        self.report["checked"] = self._judged(missed)
+        self.report["checked"] = self._judged(sorted(self.missed), self._gone())
         self.looked = True
 
     def _new_files(self, database: str) -> list[Piece]:
@@ -179,8 +196,10 @@ class _Pass:
                 same = there.get(info.key) == info.size and not (info.key.startswith(NOTES) and self._differs(info))
             else:
                 same = self.known.etags.get(info.key) == info.etag
-            if not same:
-                count += self._copy(info)
+            if not same and self._copy(info):
+                count += 1
+                if anew and info.key not in there and self.seen and self.seen.had(info):
+                    self.missed.append(info.key)
             if info.key > recent:
                 self.etags[info.key] = info.etag
         return count
@@ -193,9 +212,23 @@ class _Pass:
         return copy(self.vault, self.offsite, info, self.tally)
 
     def _list_snapshots(self) -> None:
-        listed = self.offsite.list(f"{snapshots.prefix(self.service)}snapshots/")
+        listed = list(self.offsite.list(f"{snapshots.prefix(self.service)}snapshots/"))
         self.report["snapshots"] = [info.key.rpartition("/")[2] for info in listed]
         self.report["listed"] = _stamp(self.now)
+        # What has gone since the last look at everything is still to be missed by the next one.
+        self.report["restic"] = {**(self.report.get("restic") or {}), **dict(map(_short, listed))}
+
+    def _restic(self, below: str) -> dict[str, str]:
+        return dict(map(_short, self.offsite.list(f"{snapshots.prefix(self.service)}{below}")))
+
+    def _gone(self) -> list[str]:
+        """What restic's repository held at the last look and doesn't now, although no policy lets go of it yet: what
+        opens it never goes, and its snapshots when they are old. Nothing brings them again."""
+        kept = f"{self.now - timedelta(days=self.config.inventory.backups.offsite_days):%Y-%m-%d}"
+        held, there = (self.seen.restic if self.seen else {}), self.report["restic"]
+        return sorted(
+            name for name, of in held.items() if name not in there and (of > kept or not name.startswith("snapshots/"))
+        )
 
     def _position(self, copied: Mapping[str, list[Piece]]) -> Answer | None:
         """What restores from there: what did before, and the files that go on from it."""
@@ -214,9 +247,9 @@ class _Pass:
             databases[name] = {"txid": end, "at": at}
         return {"epoch": self.epoch, "databases": databases}
 
-    def _judged(self, missed: list[str]) -> Answer:
-        """How much there is, what was missing although it had been copied, what no restore can get across, and what is
-        there beyond its policy."""
+    def _judged(self, missed: list[str], gone: list[str]) -> Answer:
+        """How much there is, what was missing although it had been copied, what of restic's is gone, what no restore
+        can get across, and what is there beyond its policy."""
         objects, size = excess.total(self.offsite.list())
         policy = self.config.inventory.backups
         holes = []
@@ -228,8 +261,15 @@ class _Pass:
         return {
             **{"at": _stamp(self.now), "objects": objects, "bytes": size},
             **{"missed": len(missed), "missed_first": min(missed, default=None)},
+            **{"gone": len(gone), "gone_first": min(gone, default=None)},
             **{"holes": holes, "beyond": beyond.to_json()},
         }
+
+
+def _short(info: Info) -> tuple[str, str]:
+    """An object of restic's repository, by folder and the beginning of its name, and its day."""
+    folder, _, name = info.key.split("/", 2)[2].rpartition("/")
+    return f"{folder}/{name[:16]}", f"{info.modified.astimezone(UTC):%Y-%m-%d}"
 
 
 def _folders(service: str, epoch: int, database: str) -> list[str]:
@@ -301,14 +341,28 @@ def _positions(offsite: Store, plans: list[points.Plan]) -> Iterator[tuple[str, 
         yield plan.database, {"txid": plan.txid, "at": _stamp(points.header(offsite, plan.pieces[-1]).at)}
 
 
-def _read(config: Config, offsite: Store, epoch: int) -> Known | None:
-    """What the last pass noted; None when that is of another off-site vault, of another epoch, or can't be read."""
+def _seen(config: Config, vault: Store, offsite: Store, known: Known | None) -> Seen | None:
+    """By this host's own note, or by the report in the vault where the other host looked since."""
+    own = Seen(known.looked, known.last, known.report.get("restic") or {}) if known else None
+    try:
+        found = find(vault, catalogue.offsite_key(config.service.name))
+        report = catalogue.parse("offsite.json", found.body) if found else {}
+        if report.get("where") != offsite.where:
+            return own
+        other = Seen(datetime.fromisoformat(report["checked"]["at"]), {}, dict(report["restic"]))
+    except (DataBad, KeyError, TypeError, ValueError):
+        return own
+    return own if own and own.looked >= other.looked else other
+
+
+def _read(config: Config, offsite: Store) -> Known | None:
+    """What the last pass noted; None when that is of another off-site vault, or can't be read."""
     found = read_json(config.layout.state / "offsite-known.json") or {}
     try:
         known = Known(**{**found, "looked": datetime.fromisoformat(found["looked"])})
     except (KeyError, TypeError, ValueError):
         return None
-    return known if (known.where, known.epoch) == (offsite.where, epoch) else None
+    return known if known.where == offsite.where else None
 
 
 def _write(config: Config, known: Known) -> None:

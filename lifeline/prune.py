@@ -29,6 +29,8 @@ def prune(config: Config, store: Store, epoch: int, *, dry_run: bool = False, no
                 repository = backups.repositories(config)[place]  # type: ignore[index]
                 proved = proved_snapshots(store, verified, place, "snapshot")
                 answer["snapshots"][place] = _forget(repository, proved, timedelta(days=days), now, dry_run)
+                if answer["snapshots"][place] and not dry_run:  # before their entries go: it may be cut off here
+                    backups.note_holding(config, repository, store.put)
             except LifelineError as error:
                 answer["errors"].append(f"{place}: {error.message}")
     answer["catalogue"] = _catalogue(config, store, answer["snapshots"].get("vault") or [], now, dry_run)
@@ -78,7 +80,7 @@ def verifications(store: Store, service: str) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     for key in catalogue.verified_keys(info.key for info in store.list(catalogue.root(service))):
         try:
-            found.append(catalogue.parse(key, store.get(key).body))
+            found.append(catalogue.parse_verification(key, store.get(key).body))
         except LifelineError:
             continue
     return found

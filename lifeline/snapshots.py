@@ -170,6 +170,7 @@ def _time(text: str) -> datetime:
 
 # restic's exit codes since 0.17; the words are for those before.
 _NO_REPOSITORY = (10, ("Is there a repository at the following location", "unable to open config file"))
+_NOT_THERE = ("does not exist", "no such file or directory")  # older ones say the above of an unreachable store too
 _LOCKED = (11, ("unable to create lock", "repository is already locked"))
 _WRONG_PASSWORD = (12, ("wrong password or no key found",))
 
@@ -180,9 +181,9 @@ class NoRepository(StepFailed):
 
 def is_missing(code: int, stderr: str) -> bool:
     """Does restic say that there is no repository? Not the same as one it can't reach."""
-    return (
-        _is(_NO_REPOSITORY, code, stderr) and not _is(_WRONG_PASSWORD, code, stderr) and "denied" not in stderr.lower()
-    )
+    told = code == _NO_REPOSITORY[0] or any(words in stderr for words in _NOT_THERE)
+    known = _is(_NO_REPOSITORY, code, stderr) and not _is(_WRONG_PASSWORD, code, stderr)
+    return told and known and "denied" not in stderr.lower()
 
 
 def is_locked(code: int, stderr: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,10 +20,12 @@ def newest_backup(site: Site) -> dict[str, Any] | None:
 
 
 def newest_verification(site: Site) -> dict[str, Any] | None:
-    """What the newest verification found, or None."""
-    keys = catalogue.verified_keys(_keys(site))
-    body = site.vault.get(keys[0]) if keys else None
-    return None if body is None else catalogue.parse(keys[0], body)
+    """What the newest verification found, or None. A damaged one is none: the host's alert `catalogue-damaged` names
+    it."""
+    for key in catalogue.verified_keys(_keys(site)):
+        with contextlib.suppress(DataBad):
+            return catalogue.parse_verification(key, site.vault.get(key) or b"")
+    return None
 
 
 def mirror(site: Site) -> dict[str, Any] | None:
@@ -38,10 +41,12 @@ def backups(site: Site, most: int | None) -> list[Backup]:
     keys = _keys(site)
     with ThreadPoolExecutor(max_workers=8) as pool:
         entries = list(pool.map(lambda key: (key, _read(site, key)), catalogue.entry_keys(keys)[:most]))
-        found = list(pool.map(lambda key: _read(site, key), catalogue.verified_keys(keys)))
+        found = list(pool.map(lambda key: _read_verification(site, key), catalogue.verified_keys(keys)))
+        seen = list(pool.map(lambda key: (key, _read(site, key)), catalogue.holding_keys(site.inventory.service, keys)))
     mirror = _read(site, catalogue.offsite_key(site.inventory.service))
     whole = [document for document in found if not isinstance(document, DataBad)]
-    return catalogue.joined(entries, whole, None if isinstance(mirror, DataBad) else mirror)
+    holdings = {key: document for key, document in seen if not isinstance(document, DataBad)}
+    return catalogue.joined(entries, whole, None if isinstance(mirror, DataBad) else mirror, holdings)
 
 
 def _keys(site: Site) -> list[str]:
@@ -52,5 +57,12 @@ def _read(site: Site, key: str) -> dict[str, Any] | DataBad:
     body = site.vault.get(key)
     try:
         return catalogue.parse(key, body or b"")
+    except DataBad as error:
+        return error
+
+
+def _read_verification(site: Site, key: str) -> dict[str, Any] | DataBad:
+    try:
+        return catalogue.parse_verification(key, site.vault.get(key) or b"")
     except DataBad as error:
         return error

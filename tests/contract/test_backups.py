@@ -198,6 +198,23 @@ def test_the_vault_away_leaves_the_copy_on_the_host_and_says_so(primary: Primary
     assert "error" in document["copies"]["vault"] and document["copies"]["local"]["snapshot"]
 
 
+def test_a_repository_that_vanished_is_told_and_what_lay_there_is_not_listed_any_more(primary: Primary) -> None:
+    config = primary.host()
+    first = backups.backup(config, primary.store, "full")
+    assert not list(primary.store.keys(catalogue.anew(primary.service)))  # the first one ever
+    shutil.rmtree(config.layout.state / "local")
+    second = backups.backup(config, primary.store, "full")
+    (key,) = primary.store.keys(catalogue.anew(primary.service))
+    note = catalogue.parse(key, primary.store.read(key) or b"")
+    assert (note["repository"], note["newest"]) == ("local on a", first["catalogue"])
+    assert catalogue.told_still([note], datetime.now(UTC)) == {"local on a": note["at"]}
+    keys = catalogue.holding_keys(primary.service, primary.store.keys(catalogue.root(primary.service)))
+    seen = {one: catalogue.parse(one, primary.store.read(one) or b"") for one in keys}
+    entries = [(str(one["catalogue"]), one) for one in (second, first)]
+    found = catalogue.joined(entries, [], None, seen)
+    assert [set(one.where) - {"offsite"} for one in found] == [{"vault", "local"}, {"vault"}]
+
+
 def test_a_wrong_password_is_one_clear_error_and_no_new_repository(primary: Primary) -> None:
     config = primary.host()
     backups.backup(config, primary.store, "full")

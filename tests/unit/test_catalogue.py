@@ -74,6 +74,42 @@ def test_what_was_seen_off_site_counts_and_of_a_newer_backup_its_own_word(offsit
     assert ("offsite" in found.where) is where
 
 
+@pytest.mark.parametrize(
+    ("listed", "snapshots", "where"),
+    [
+        ("2026-01-01T00:00:00.000Z", [], ("vault", "local")),  # looked before the backup
+        ("2027-01-01T00:00:00.000Z", ["s1ffff", "l1ffff"], ("vault", "local")),
+        ("2027-01-01T00:00:00.000Z", ["s1ffff"], ("vault",)),  # let go of since, or lost with its repository
+        ("2027-01-01T00:00:00.000Z", [], ()),
+    ],
+)
+def test_a_backup_lies_where_it_was_last_seen(listed: str, snapshots: list[str], where: tuple[str, ...]) -> None:
+    copies = {"vault": {"snapshot": "s1"}, "local": {"snapshot": "l1"}}
+    made = {**entry(), "at": "2026-06-01T00:00:00.120Z", "host": "a", "copies": copies}
+    seen = {"listed": listed, "snapshots": snapshots}
+    holdings = {catalogue.holding_key("g", place, "a"): seen for place in ("vault", "local")}
+    other = {catalogue.holding_key("g", "local", "b"): {"listed": listed, "snapshots": []}}
+    assert catalogue.joined([(FULL, made)], [], None, {**holdings, **other})[0].where == where
+    assert catalogue.joined([(FULL, made)], [], None, other)[0].where == ("vault", "local")
+
+
+def test_a_repository_begun_anew_is_told_for_some_days() -> None:
+    notes = [
+        {"repository": "vault", "at": "2026-01-02T03:04:05.000Z"},
+        {"repository": "local on a", "at": "2025-01-01"},
+    ]
+    assert catalogue.told_still(notes, AT + timedelta(days=1)) == {"vault": "2026-01-02T03:04:05.000Z"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"version": 1, "at": "2026', b'{"version": 1}', b'{"version": 1, "at": "", "verdict": "", "points": [1]}'],
+)
+def test_a_damaged_verification_is_none(body: bytes) -> None:
+    with pytest.raises(DataBad, match="verified"):
+        catalogue.parse_verification("catalogue/g/verified/20260102T030405Z.json", body)
+
+
 def test_the_summary_says_what_the_newest_backup_lacks_and_how_the_offsite_vault_is() -> None:
     newest = {"copies": {"vault": {"snapshot": "s"}, "offsite": {"error": "no answer"}}}
     found = catalogue.summary([FULL], [], newest, {"checked": {"missed": 1}})

@@ -51,10 +51,10 @@ class Vaults:
     def proved(
         self, *, epoch: int | None = None, snapshot_of_days: float | None = None, source: str = "offsite"
     ) -> None:
-        point: dict[str, Any] = {"source": source, "verdict": "PASS", "epoch": epoch, "txid": epoch and 99}
+        point: dict[str, Any] = {"source": source, "verdict": "PASS", "says": "", "epoch": epoch, "txid": epoch and 99}
         if snapshot_of_days is not None:
             point["entry"] = catalogue.entry_key("genesis", "full", NOW - timedelta(days=snapshot_of_days))
-        document = {"version": 1, "verdict": "PASS", "points": [point]}
+        document = {"version": 1, "at": NOW.isoformat(), "verdict": "PASS", "points": [point]}
         at = NOW - timedelta(hours=1, seconds=len(self.vault._objects))
         self.vault.put(catalogue.verified_key("genesis", at), json.dumps(document).encode())
 

@@ -66,6 +66,23 @@ def test_what_is_proved_is_the_epoch_that_was_asked_for_or_the_hosts_own(
     assert answer(capsys, *argv) == (0, {"epoch": epoch})
 
 
+def test_a_damaged_verification_is_gone_round_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the catalogue the keepers of both hosts run nothing."""
+    made, store = config(tmp_path), MemoryStore()
+    good = {"version": 1, "at": "2026-01-01T03:00:00Z", "verdict": "PASS", "points": [], "checks": []}
+    store.put("catalogue/genesis/verified/20260101T030000Z.json", json.dumps(good).encode())
+    store.put("catalogue/genesis/verified/20260102T030000Z.json", b'{"version": 1, "at": "2026')
+    store.put("catalogue/genesis/20260102T020000Z-full.json", b'{"version": 2}')
+    monkeypatch.setattr(host, "Layout", lambda: made.layout)
+    monkeypatch.setattr(host, "load_config", lambda _: made)
+    monkeypatch.setattr(host_stores, "open_vault_store", lambda _: store)
+    code, found = answer(capsys, "catalogue")
+    assert code == 0 and found["damaged"] == ["catalogue/genesis/verified/20260102T030000Z.json"]
+    assert found["successes"] == {"backup-full": "2026-01-02T02:00:00Z", "verify": "2026-01-01T03:00:00Z"}
+
+
 def test_a_defect_is_json_with_exit_code_1(
     rooted: Layout, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,56 @@ def test_what_went_missing_is_found_within_a_day_copied_again_and_told(world: Wo
     assert world.pass_(after=timedelta(hours=24))["checked"]["missed"] == 0
 
 
+DAY = timedelta(hours=25)
+
+
+def test_an_older_epoch_documents_and_restics_snapshots_are_missed_too(world: World) -> None:
+    world.pass_()
+    write(world.vault, 9, 1, 40, epoch=2)
+    world.pass_(epoch=2, after=MINUTE)
+    for name in ("snapshots/" + "a" * 64, "snapshots/" + "b" * 64, "keys/" + "c" * 64, "config"):
+        world.away.put(f"snapshots/genesis/{name}", b"x")
+    checked = world.pass_(epoch=2, after=DAY)["checked"]
+    assert (checked["missed"], checked["gone"]) == (0, 0)
+    gone = {each for each in world.held if "epoch-0002" not in each and each != "catalogue/genesis/offsite.json"}
+    for each in gone:
+        world.away.delete(each)
+    checked = world.pass_(epoch=2, after=DAY)["checked"]
+    mirrored = sorted(each for each in gone if not each.startswith("snapshots/"))
+    assert (checked["missed"], checked["missed_first"]) == (len(mirrored), mirrored[0])
+    assert set(mirrored) <= world.held
+    assert (checked["gone"], checked["gone_first"]) == (4, "/config")
+    assert world.pass_(epoch=2, after=DAY)["checked"]["gone"] == 0
+
+
+def test_a_snapshot_that_goes_between_two_looks_is_missed_by_the_next_one(world: World) -> None:
+    world.away.put("snapshots/genesis/snapshots/" + "a" * 64, b"x")
+    world.pass_()
+    world.away.delete("snapshots/genesis/snapshots/" + "a" * 64)
+    world.vault.put("catalogue/genesis/20260601T130000Z-full.json", b"{}")
+    assert world.pass_(after=MINUTE)["snapshots"] == []  # a new backup has them listed
+    assert world.pass_(after=DAY)["checked"]["gone"] == 1
+
+
+def test_snapshots_as_old_as_the_policy_may_go(world: World) -> None:
+    world.away.put("snapshots/genesis/snapshots/" + "a" * 64, b"x")
+    world.pass_()
+    world.pass_(after=timedelta(days=world.config.inventory.backups.offsite_days + 1))
+    world.away.delete("snapshots/genesis/snapshots/" + "a" * 64)
+    assert world.pass_(after=DAY)["checked"]["gone"] == 0
+
+
+def test_what_goes_after_a_failover_is_missed_by_what_the_other_host_had_seen(world: World, tmp_path: Path) -> None:
+    world.away.put("snapshots/genesis/snapshots/" + "a" * 64, b"x")
+    world.pass_(after=10 * MINUTE)
+    world.away.delete("snapshots/genesis/snapshots/" + "a" * 64)
+    world.away.delete(key(9, 1, 10))
+    world.config = host_config(tmp_path / "other", "backup-singapore")
+    write(world.vault, 9, 1, 40, epoch=2)
+    checked = world.pass_(epoch=2, after=timedelta(hours=1))["checked"]
+    assert (checked["missed_first"], checked["gone"]) == (key(9, 1, 10), 1)
+
+
 def test_a_torn_copy_is_replaced(world: World) -> None:
     world.pass_()
     world.away.put(key(2, 21, 30), b"half")

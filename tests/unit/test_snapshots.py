@@ -94,7 +94,12 @@ def test_restics_failures_in_an_operators_words(code: int, stderr: str, kind: ty
 
 def test_a_repository_is_missing_only_when_restic_says_so() -> None:
     assert snapshots.is_missing(10, "")
-    assert snapshots.is_missing(1, "Is there a repository at the following location?")
+    asks = "\nIs there a repository at the following location?\ns3:http://v/x\n"
+    opening = "Fatal: unable to open config file: Stat: "  # of restic before 0.17, whatever keeps it from that
+    assert snapshots.is_missing(1, f"{opening}The specified key does not exist.{asks}")
+    assert snapshots.is_missing(1, f"{opening}stat /x/config: no such file or directory{asks}")
+    assert not snapshots.is_missing(1, f'{opening}Get "http://v/": dial tcp 10.0.0.9:80: connection refused{asks}')
+    assert not snapshots.is_missing(1, f'{opening}Get "http://v/": dial tcp: lookup v: no such host{asks}')
     assert not snapshots.is_missing(1, "Fatal: unable to open config file: Access Denied.")
     assert not snapshots.is_missing(1, "Fatal: wrong password or no key found")
     assert not snapshots.is_missing(1, "dial tcp: connection refused")
