@@ -58,6 +58,11 @@ def repositories(config: Config) -> dict[Place, Repository]:
     }
 
 
+def has_local(config: Config) -> bool:
+    """Has this host ever backed up to its own disk?"""
+    return (config.layout.state / "local").exists()
+
+
 def repository(config: Config, place: Place) -> Repository:
     """One of them. BadConfig: this host was given no key for it."""
     layout, service = config.layout, config.service.name

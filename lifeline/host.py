@@ -349,9 +349,13 @@ def _prune(layout: Layout, arguments: argparse.Namespace) -> Answer:
     from lifeline.host_stores import open_vault_store
 
     config, role = load_config(layout), read_role(layout)
-    if role.role != "primary":
-        return {"skipped": f"{config.name} is {role.role}, not primary"}
-    answer = prune.prune(config, open_vault_store(config), role.epoch, dry_run=arguments.dry_run)
+    if role.role == "none":
+        return {"skipped": f"{config.name} has no role"}
+    vault, dry_run = open_vault_store(config), arguments.dry_run
+    if role.role == "standby":
+        answer = prune.prune_local(config, vault, dry_run=dry_run)
+    else:
+        answer = prune.prune(config, vault, role.epoch, dry_run=dry_run)
     if answer["errors"]:
         error = StepFailed(f"not everything could be looked at: {answer['errors'][0]}", hint="fab status; fab prune")
         raise _with_answer(error, answer)

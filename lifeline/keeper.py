@@ -46,7 +46,7 @@ JOB_S = 6 * 3600.0
 RELIEF = timedelta(minutes=15)  # for logs to make room, before a person is told that the disk is full
 OTHERS_GRACE = timedelta(hours=2)  # the other host tells what it didn't do itself, if it can
 RUNNING, STOPPED = "RUNNING", "STOPPED"  # beside the verdicts of jobs that came to their end
-UNLISTED = ("offsite", "prune", "logs", "evidence")  # jobs that leave no entry in the catalogue
+UNLISTED = ("offsite", "prune", "prune-local", "logs", "evidence")  # jobs that leave no entry in the catalogue
 log = logging.getLogger("lifeline.keeper")
 Clock = Callable[[], datetime]
 

@@ -332,6 +332,9 @@ def _checks(config: Config, proof: Proof, weekly: bool, progress: Say) -> list[A
         found.append(_check(f"chain of {database.name}", walk))
     with during("restic check", progress):
         found.append(_check("restic check", lambda: _restic_check(proof.repositories["vault"])))
+    if backups.has_local(config):
+        with during("restic check of this host's own backups", progress):
+            found.append(_check(f"restic check on {config.name}", lambda: _restic_check(proof.repositories["local"])))
     return found
 
 

@@ -1,5 +1,6 @@
 """`lifeline-host prune`: lets go of what retention.py says may go: snapshots in the vault and on the host, epochs that
-were superseded long ago, the finest points of days gone by.
+were superseded long ago, the finest points of days gone by. On a standby of its own snapshots alone: the vault is the
+primary's to prune, and what a former primary kept on its disk is nobody else's.
 """
 
 from __future__ import annotations
@@ -22,17 +23,8 @@ def prune(config: Config, store: Store, epoch: int, *, dry_run: bool = False, no
     """Do it, or with `dry_run` only say it. Each part that can't be looked at is told, and nothing of it goes."""
     now, policy, service = now or datetime.now(UTC), config.inventory.backups, config.service.name
     verified = verifications(store, service)
-    answer: Answer = {"dry_run": dry_run, "snapshots": {}, "epochs": [], "fine_points": 0, "errors": []}
-    with backups.one_at_a_time(config, "backup"):  # restic's prune and backup would wait for each other anyway
-        for place, days in (("vault", policy.vault_days), ("local", policy.local_days)):
-            try:
-                repository = backups.repositories(config)[place]  # type: ignore[index]
-                proved = proved_snapshots(store, verified, place, "snapshot")
-                answer["snapshots"][place] = _forget(repository, proved, timedelta(days=days), now, dry_run)
-                if answer["snapshots"][place] and not dry_run:  # before their entries go: it may be cut off here
-                    backups.note_holding(config, repository, store.put)
-            except LifelineError as error:
-                answer["errors"].append(f"{place}: {error.message}")
+    days: dict[snapshots.Place, int] = {"vault": policy.vault_days, "local": policy.local_days}
+    answer = _snapshots(config, store, verified, days, now, dry_run)
     answer["catalogue"] = _catalogue(config, store, answer["snapshots"].get("vault") or [], now, dry_run)
     keep = timedelta(days=policy.points_days)
     found = epochs_of(store, service, epoch, proved_epochs(verified, "vault"), keep, now)
@@ -47,6 +39,38 @@ def prune(config: Config, store: Store, epoch: int, *, dry_run: bool = False, no
         for database in config.service.databases:
             fine = points.expired_fine(store, service, one.number, database.name, older)
             answer["fine_points"] += sum(1 for _ in fine) if dry_run else store.delete_all(list(fine))
+    return answer
+
+
+def prune_local(config: Config, store: Store, *, dry_run: bool = False, now: datetime | None = None) -> Answer:
+    """The part of it that a standby does; nothing where it was never primary. What the vault's catalogue says was
+    proved is kept here too."""
+    there: dict[snapshots.Place, int] = (
+        {"local": config.inventory.backups.local_days} if backups.has_local(config) else {}
+    )
+    verified = verifications(store, config.service.name)
+    return _snapshots(config, store, verified, there, now or datetime.now(UTC), dry_run)
+
+
+def _snapshots(
+    config: Config,
+    store: Store,
+    verified: Sequence[Mapping[str, Any]],
+    days: Mapping[snapshots.Place, int],
+    now: datetime,
+    dry_run: bool,
+) -> Answer:
+    answer: Answer = {"dry_run": dry_run, "snapshots": {}, "epochs": [], "fine_points": 0, "errors": []}
+    with backups.one_at_a_time(config, "backup"):  # restic's prune and backup would wait for each other anyway
+        for place, kept in days.items():
+            try:
+                repository = backups.repository(config, place)
+                proved = proved_snapshots(store, verified, place, "snapshot")
+                answer["snapshots"][place] = _forget(repository, proved, timedelta(days=kept), now, dry_run)
+                if answer["snapshots"][place] and not dry_run:  # before their entries go: it may be cut off here
+                    backups.note_holding(config, repository, store.put)
+            except LifelineError as error:
+                answer["errors"].append(f"{place}: {error.message}")
     return answer
 
 

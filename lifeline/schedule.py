@@ -44,6 +44,8 @@ JOBS = (
     Job("evidence", "primary", ("evidence",), timedelta(hours=24)),
     Job("verify-weekly", "standby", ("prove", "--scheduled", "--weekly"), timedelta(hours=12), ("verify",)),
     Job("verify", "standby", ("prove", "--scheduled"), timedelta(hours=6)),
+    # What it backed up while it was primary; the vault is the primary's to prune.
+    Job("prune-local", "standby", ("prune",), timedelta(hours=24)),
 )
 
 
@@ -75,7 +77,7 @@ def slot(job: Job, policy: BackupPolicy, now: datetime) -> datetime:
     if job.name == "offsite":
         first, every = midnight + AFTER_COMPACTION, timedelta(seconds=policy.offsite_every_s)
         return first + (now - first) // every * every
-    at = policy.full_at if job.name in ("backup-full", "prune") else policy.verify_at
+    at = policy.full_at if job.name in ("backup-full", "prune", "prune-local") else policy.verify_at
     found = midnight + timedelta(hours=int(at[:2]), minutes=int(at[3:]))
     if job.name == "verify-weekly":
         found -= timedelta(days=(now.weekday() - WEEKDAYS.index(policy.check_on)) % 7)

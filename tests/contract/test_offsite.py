@@ -280,8 +280,9 @@ def test_a_big_object_is_streamed_in_parts() -> None:
 
 
 def test_pruning_lets_go_of_old_snapshots_once_one_is_proved_and_of_fine_points(primary: Primary) -> None:  # noqa: F811
-    lived(primary)
     config, vault = primary.host(), opened(primary.store)
+    assert prune.prune_local(config, vault)["snapshots"] == {}  # a standby that was never primary
+    lived(primary)
     first = backups.backup(config, primary.store, "full", progress=lambda _: None)
     later = datetime.now(UTC) + timedelta(days=400)
     assert prune.prune(config, vault, 1, now=later)["snapshots"] == {"vault": [], "local": []}
@@ -293,6 +294,9 @@ def test_pruning_lets_go_of_old_snapshots_once_one_is_proved_and_of_fine_points(
     listed = backups.repositories(config)["vault"]
     count = json.loads(backups.restic(listed, snapshots.list_argv(listed), "list"))
     assert len(count) == 3  # a dry run lets go of nothing
+    away = prune.prune_local(config, vault, now=later)  # as a standby: its own, and nothing of the vault's
+    assert away["snapshots"] == {"local": plan["snapshots"]["local"]} and len(away["snapshots"]["local"]) == 2
+    assert len(json.loads(backups.restic(listed, snapshots.list_argv(listed), "list"))) == 3
     done = prune.prune(config, vault, 1, now=later)
     assert any(one.startswith(first["copies"]["vault"]["snapshot"]) for one in done["snapshots"]["vault"])
     assert len(json.loads(backups.restic(listed, snapshots.list_argv(listed), "list"))) == 1

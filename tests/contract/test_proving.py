@@ -51,7 +51,8 @@ def test_everything_good_is_pass_with_the_measured_rpo_and_in_the_catalogue(prim
     document = catalogue.parse(str(report["key"]), body)
     assert catalogue.verification_of(str(entry["catalogue"]), [document]) == (document["at"], "PASS")
     assert not (primary.host().layout.state / "prove").exists()
-    assert {one["name"] for one in report["checks"]} == {"chain of trades", "restic check"}  # type: ignore[attr-defined]
+    names = {one["name"] for one in report["checks"]}  # type: ignore[attr-defined]
+    assert names == {"chain of trades", "restic check", f"restic check on {primary.host().name}"}
 
 
 def test_rows_that_differ_from_the_catalogue_are_a_failure(primary: Primary) -> None:  # noqa: F811
@@ -97,6 +98,24 @@ def test_a_repository_that_was_damaged_fails_the_weekly_check(primary: Primary) 
         primary.store.write(key, body[: len(body) // 2] + b"x" + body[len(body) // 2 + 1 :])
     report = prove(primary, weekly=True)
     assert report["verdict"] == "FAIL", report
+
+
+@pytest.mark.parametrize(("broken", "verdict"), [("damaged", "FAIL"), ("unreadable", "UNKNOWN")])
+def test_a_hosts_own_repository_is_checked_weekly_too(primary: Primary, broken: str, verdict: str) -> None:  # noqa: F811
+    protected(primary)
+    name, local = f"restic check on {primary.host().name}", primary.host().layout.state / "local"
+
+    def found() -> str:
+        return next(one["verdict"] for one in prove(primary, weekly=True)["checks"] if one["name"] == name)  # type: ignore
+
+    assert found() == "PASS"
+    if broken == "unreadable":
+        (local / "config").unlink()
+    for pack in [one for one in (local / "data").glob("*/*") if broken == "damaged"]:
+        body = pack.read_bytes()
+        pack.chmod(0o600)
+        pack.write_bytes(body[: len(body) // 2] + b"x" + body[len(body) // 2 + 1 :])
+    assert found() == verdict
 
 
 def test_clocks_that_differ_measure_nothing() -> None:

@@ -122,7 +122,7 @@ def test_a_new_primary_settles_then_makes_its_first_backup_once(tmp_path: Path) 
 def test_a_standby_verifies_and_a_host_without_a_role_does_nothing(tmp_path: Path) -> None:
     host = Host(tmp_path, "standby")
     host.run(300)
-    assert host.asked == ["prove --scheduled --weekly"]
+    assert host.asked == ["prove --scheduled --weekly"] and host.others.count("prune") == 1  # its own backups
     write_role(host.config.layout, "none", 1)
     host.run(48 * 3600)
     assert len(host.asked) == 1

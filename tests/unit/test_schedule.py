@@ -26,7 +26,7 @@ def late(successes: dict[str, datetime], since: datetime, now: datetime) -> list
 
 
 def just_done(now: datetime) -> dict[str, datetime]:
-    return dict.fromkeys(("offsite", "prune", "logs", "evidence"), now)
+    return dict.fromkeys(("offsite", "prune", "prune-local", "logs", "evidence"), now)
 
 
 def at(text: str) -> datetime:
