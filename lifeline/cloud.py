@@ -39,6 +39,10 @@ class TokenRefused(Unavailable):
     """The API answers, and doesn't take our token: no waiting will mend that."""
 
 
+class NotThere(Unavailable):
+    """The API answers, and has no such thing for our token."""
+
+
 @dataclass(frozen=True)
 class RecordValue:
     """What the record says now: an address, and for how long resolvers may keep it (seconds)."""
@@ -298,7 +302,8 @@ def _read(method: str, path: str, response: httpx.Response) -> Any:
         kind = TokenRefused if response.status_code == 401 else Unavailable
         raise kind("the cloud's API refuses our token", hint="check DIGITALOCEAN_TOKEN")
     if response.status_code >= 400:
-        raise Unavailable(f"the cloud's API refuses {method} {path}: {_complaint(response)}")
+        other = NotThere if response.status_code == 404 else Unavailable
+        raise other(f"the cloud's API refuses {method} {path}: {_complaint(response)}")
     return response.json() if response.content else {}
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 from lifeline import admission
 from lifeline.admission import Action, Candidate, Decision, Holder, View
-from lifeline.cloud import TokenRefused
+from lifeline.cloud import NotThere, TokenRefused, sees
 from lifeline.errors import BadConfig, BadInput, LifelineError, Refused, Unavailable, Unproven
 from lifeline.journal import unfinished
 from lifeline.model import Finding, Host, Lease, Observation, Verdict
@@ -315,15 +316,22 @@ def _read_lease(site: Site) -> tuple[Lease | None, str]:
 
 def _traffic_at(site: Site) -> tuple[str | None, bool]:
     """The host that traffic goes to now, by the cloud's API or, failing that, by DNS; None: not known.  And whether
-    the cloud refuses our token."""
+    the cloud refuses our token, or it is one of another account."""
     refused = False
     try:
         addresses = [site.cloud.record(site.inventory.record).address]
     except LifelineError as error:
-        refused = isinstance(error, TokenRefused)
+        refused = isinstance(error, TokenRefused) or (isinstance(error, NotThere) and _another_accounts(site))
         addresses = site.outside.resolve(site.inventory.record.fqdn)
     by_address: Mapping[str, Host] = {host.address: host for host in site.inventory.hosts}
     return next((by_address[address].name for address in addresses if address in by_address), None), refused
+
+
+def _another_accounts(site: Site) -> bool:
+    """Does our token see no host of ours?"""
+    with suppress(LifelineError):
+        return not any(sees(site.cloud, host) for host in site.inventory.hosts)
+    return False
 
 
 def _refuse_unless_fenced_otherwise(site: Site, waived: frozenset[str]) -> None:
@@ -332,8 +340,8 @@ def _refuse_unless_fenced_otherwise(site: Site, waived: frozenset[str]) -> None:
     if admission.WAIVE_FENCE in waived or frozenset({"self-fence"}) in site.inventory.policy.alternatives():
         return
     raise Refused(
-        "the cloud's API refuses our token, so the old primary can't be fenced; nothing was touched "
-        f"(to go on without that proof: --waive {admission.WAIVE_FENCE})",
+        "the cloud's API refuses our token, or it is another account's, so the old primary can't be fenced; nothing "
+        f"was touched (to go on without that proof: --waive {admission.WAIVE_FENCE})",
         hint='check DIGITALOCEAN_TOKEN; for the lab: eval "$(fab lab.env)"',
     )
 

@@ -180,7 +180,8 @@ class Provisioning:
                 hint = "pulumi up --refresh" if state == "absent" else "fab reprotect, or pulumi up --refresh"
                 raise Refused(f"{name} is {state}: it must be on to be provisioned", hint=hint)
         if waiting:
-            return Finding.failed(f"still booting, or not reachable: {', '.join(waiting)}", hosts=waiting)
+            says = "; ".join(f"{name}: {found}" for name, found in waiting.items())
+            return Finding.failed(f"still booting, or not reachable: {says}", hosts=waiting)
         return Finding.passed("cloud-init is done, supervisor runs")
 
     def boot(self) -> None:

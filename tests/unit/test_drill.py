@@ -238,8 +238,9 @@ def test_each_step_of_the_command_knows_its_line_in_the_journal_that_is_kept(tmp
     journal = Journal(inventories.folder(tmp_path, stage.STACK) / "journal" / "run-1.jsonl", "run-1")
     for step in (RUN_STARTED, "the lease is ours", "data is final"):
         journal.write(step, Verdict.PASS, then, 1.0, {"says": "a\u2028b"})
-    journal.path.write_text(journal.path.read_text() + "{torn\n")
+    begun = journal.path.read_bytes()
     journal.write("data is verified", Verdict.PASS, then, 1.0, {})
+    journal.path.write_bytes(begun + b"{torn\n" + journal.path.read_bytes().removeprefix(begun))
     command = cast("Command", SimpleNamespace(code=0, seconds=3.0))
     recovery, lines = bench.outcome(command, 0.0)
     assert recovery.steps == 3

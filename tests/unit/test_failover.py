@@ -24,6 +24,7 @@ from lifeline.errors import (
 )
 from lifeline.journal import read_lines
 from lifeline.model import Finding
+from runbooks import failover as runbook
 from runbooks.dns import dns
 from runbooks.failover import failover, prepare
 from runbooks.reprotect import reprotect
@@ -355,9 +356,15 @@ def test_an_unprovable_fence_stops_before_the_data_is_touched(world: World) -> N
 
 
 @pytest.mark.parametrize("rung", ["power-off", "firewall"])
-def test_to_the_token_of_another_account_everything_is_absent_and_that_proves_nothing(world: World, rung: str) -> None:
+def test_to_the_token_of_another_account_everything_is_absent_and_that_proves_nothing(
+    world: World, rung: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy(world, rung)
     world.down.add("account")
+    with pytest.raises(Refused, match=r"another account's.* nothing was touched"):
+        run(world)
+    assert not world.actions
+    monkeypatch.setattr(runbook, "_another_accounts", lambda site: False)  # it is exchanged meanwhile
     with pytest.raises(Unproven, match="another account's") as caught:
         run(world)
     assert caught.value.exit_code == 5 and list(world.actions) == ["lease"]

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lifeline.cloud import NAME_SERVERS, PowerState, RecordValue, TokenRefused
+from lifeline.cloud import NAME_SERVERS, NotThere, PowerState, RecordValue, TokenRefused
 from lifeline.errors import DataBad, LifelineError, Refused, StepFailed, Unavailable, Unproven
 from lifeline.hosts import Progress, Result
 from lifeline.inventory import Loaded
@@ -283,6 +283,8 @@ class FakeCloud:
 
     def record(self, record: Record) -> RecordValue:
         self._world.check("cloud")
+        if "account" in self._world.down:
+            raise NotThere("the cloud's API refuses GET /v2/domains: 404 not found")
         return RecordValue(self._world.address, self._world.ttl)
 
     def set_record(self, record: Record, address: str) -> None:
