@@ -33,7 +33,10 @@ def table(found: list[Backup], now: datetime) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
     text = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.extend(f"DAMAGED {one.key}: {one.error}" for one in found if one.error)
-    if not any(one.verdict == "PASS" for one in found):
+    if any(one.verdict == "FAIL" for one in found):
+        text.append("ONE THAT FAILED can't be relied on: what it holds is damaged, or can't be restored.")
+        text.append("  next: fab backup --full; then fab verify")
+    elif not any(one.verdict == "PASS" for one in found):
         text.append("NONE OF THESE WAS RESTORED YET: what was never restored is not known to be a backup.")
         text.append("  next: fab verify")
     return "\n".join(text)

@@ -124,6 +124,8 @@ def test_a_damaged_entry_and_a_never_verified_one_are_loud_in_the_table() -> Non
     assert "DAMAGED" in text and QUICK in text and "never" in text and "fab verify" in text
     passed = catalogue.joined([(FULL, entry())], [verification(FULL, "PASS")], None)
     assert "fab verify" not in table(passed, AT)
+    failed = table(catalogue.joined([(FULL, entry())], [verification(FULL, "FAIL")], None), AT)
+    assert "fab backup --full" in failed and "WAS RESTORED YET" not in failed
 
 
 def test_an_entry_of_the_first_version_is_still_read() -> None:
