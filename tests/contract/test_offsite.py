@@ -300,9 +300,8 @@ def test_pruning_lets_go_of_old_snapshots_once_one_is_proved_and_of_fine_points(
     done = prune.prune(config, vault, 1, now=later)
     assert any(one.startswith(first["copies"]["vault"]["snapshot"]) for one in done["snapshots"]["vault"])
     assert len(json.loads(backups.restic(listed, snapshots.list_argv(listed), "list"))) == 1
-    seen = {
-        key: json.loads(primary.store.read(key) or b"") for key in primary.store.keys("catalogue/") if "holds" in key
-    }
+    held = catalogue.holding_keys(primary.service, primary.store.keys(catalogue.root(primary.service)))
+    seen = {key: catalogue.parse(key, primary.store.read(key) or b"") for key in held}
     kept = catalogue.joined([(str(first["catalogue"]), first)], [], None, seen)[0].where
     assert len(seen) == 2 and not {"vault", "local"} & {*kept}  # though its entry were still there
     assert len(catalogue.entry_keys(primary.store.keys(catalogue.root(primary.service)))) == 1
