@@ -12,7 +12,8 @@ UV := build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 VENV := $(CURDIR)/.venv
-IN_VENV := env VIRTUAL_ENV="$(VENV)" PATH="$(VENV)/bin:$$PATH"
+# Compiled modules are kept whatever the environment says: without them each of pytest's processes rewrites every test anew.
+IN_VENV := env -u PYTHONDONTWRITEBYTECODE VIRTUAL_ENV="$(VENV)" PATH="$(VENV)/bin:$$PATH"
 TOOLCHAIN := $(VENV)/bin/python -m toolchain
 ROOMS := lifeline runbooks lab infra services toolchain tests fabfile.py
 
@@ -28,13 +29,12 @@ help: ## this list
 ##### The two commands
 
 # Packages first, where that can be: no check is skipped then for want of a program. Without root, what can be checked is.
-# Tests with real programs or hosts mostly wait: each worker has a lane with a lab of its own. The longest files first.
+# Tests with real programs or hosts mostly wait: each worker has a lane with a lab of its own.
 .PHONY: test
 test: $(if $(filter 0,$(shell id -u)),packages) check setup-lab ## prove everything, the lab included: real hosts, real Pulumi, faults (needs root)
 	$(IN_VENV) LIFELINE_REQUIRE_LAB=1 pytest -m "slow or lab" --timeout 900 --basetemp /var/tmp/lifeline-tests \
 		--dist loadfile --no-loadscope-reorder \
-		$(foreach lane,$(LANES),--tx "popen//python=$(VENV)/bin/python -m tests.lane $(lane) $(VENV)/bin/python") \
-		tests/contract/test_pulumi.py tests/drills tests
+		$(foreach lane,$(LANES),--tx "popen//python=$(VENV)/bin/python -m tests.lane $(lane) $(VENV)/bin/python") tests
 
 .PHONY: drill
 drill: setup-lab ## rehearse a failover on real hosts and report RTO and RPO (needs root; SCENARIO=complete-failure)

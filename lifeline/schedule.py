@@ -17,7 +17,7 @@ from lifeline.model import WEEKDAYS, BackupPolicy, Role
 AFTER_COMPACTION = timedelta(seconds=8)
 AHEAD = timedelta(minutes=5)  # how far clocks of two hosts may differ
 AT_ONCE_AGAIN = timedelta(minutes=10)
-HOURLY = ("logs", "evidence")
+LOGS_EVERY = timedelta(minutes=30)  # the procedures lose less than an hour of them
 RETRY = (timedelta(minutes=5), timedelta(minutes=15), timedelta(minutes=30))
 
 
@@ -37,8 +37,8 @@ JOBS = (
     Job("backup-full", "primary", ("backup", "--full"), timedelta(minutes=60), ("backup-incremental",)),
     Job("backup-incremental", "primary", ("backup",), timedelta(minutes=30)),
     # Wherever the service has run there are logs.
-    Job("logs", "primary", ("logs",), timedelta(minutes=60)),
-    Job("logs", "standby", ("logs",), timedelta(minutes=60)),
+    Job("logs", "primary", ("logs",), timedelta(minutes=30)),
+    Job("logs", "standby", ("logs",), timedelta(minutes=30)),
     Job("offsite", "primary", ("offsite",), timedelta(minutes=15)),
     Job("prune", "primary", ("prune",), timedelta(hours=24)),
     Job("evidence", "primary", ("evidence",), timedelta(hours=24)),
@@ -72,7 +72,9 @@ def slot(job: Job, policy: BackupPolicy, now: datetime) -> datetime:
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if job.name == "backup-incremental":
         return midnight + timedelta(hours=now.hour // policy.every_hours * policy.every_hours)
-    if job.name in HOURLY:
+    if job.name == "logs":
+        return midnight + (now - midnight) // LOGS_EVERY * LOGS_EVERY
+    if job.name == "evidence":
         return midnight + timedelta(hours=now.hour)
     if job.name == "offsite":
         first, every = midnight + AFTER_COMPACTION, timedelta(seconds=policy.offsite_every_s)
@@ -89,7 +91,8 @@ def following(job: Job, policy: BackupPolicy, success: datetime) -> datetime:
     """The first slot that a success at this time didn't serve."""
     period = {
         "backup-incremental": timedelta(hours=policy.every_hours),
-        **dict.fromkeys(HOURLY, timedelta(hours=1)),
+        "logs": LOGS_EVERY,
+        "evidence": timedelta(hours=1),
         "offsite": timedelta(seconds=policy.offsite_every_s),
         "verify-weekly": timedelta(days=7),
     }.get(job.name, timedelta(days=1))

@@ -14,8 +14,8 @@ from unittest import mock
 
 import pytest
 
+from lab import conduct, pair, report, scenarios, stage
 from lab import drill as drills
-from lab import pair, report, scenarios, stage
 from lab.conduct import Command, Record, everything
 from lab.drill import Drill, Fault, Options
 from lab.outsiders import Client
@@ -141,7 +141,9 @@ def test_a_command_that_fails_says_its_last_words(tmp_path: Path) -> None:
         command(tmp_path, "import sys; print('no luck'); sys.exit(3)", []).check(10)
 
 
-def test_a_command_that_does_not_end_is_ended(tmp_path: Path) -> None:
+def test_a_command_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of pytest's ignores an interrupt, and so does what it starts: each patience is waited for."""
+    monkeypatch.setattr(conduct, "STOP_S", 0.3)
     slow = command(tmp_path, "import time; time.sleep(60)", [])
     with pytest.raises(StepFailed, match="did not end"):
         slow.wait(0.3)

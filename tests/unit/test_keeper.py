@@ -268,14 +268,14 @@ def test_a_mirror_that_stands_still_is_late_though_its_slot_is_always_a_new_one(
     assert names(host) & {"late-offsite", "failed-offsite"} == set()
 
 
-def test_logs_are_seen_to_every_hour_on_either_host(tmp_path: Path) -> None:
+def test_logs_are_seen_to_every_half_hour_on_either_host(tmp_path: Path) -> None:
     host = Host(tmp_path)
     host.run(4 * 3600)
-    assert 4 <= host.others.count("logs") <= 5
+    assert 8 <= host.others.count("logs") <= 9
     write_role(host.config.layout, "standby", 2)
     host.others.clear()
     host.run(3 * 3600)
-    assert 2 <= host.others.count("logs") <= 4 and "offsite" not in host.others
+    assert 5 <= host.others.count("logs") <= 7 and "offsite" not in host.others
 
 
 def test_a_disk_above_its_limit_is_relieved_at_once_and_told_when_that_is_not_enough(
