@@ -370,8 +370,7 @@ class Restoration:
         points = ", ".join(f"{name} at transaction {txid}" for name, txid in seen["txids"].items())
         lines.append(f"From {seen['source']}, epoch {seen['epoch']}: {points}; {seen['files']} files.")
         lines.append(f"{seen['bytes'] / 1e6:.1f} MB to read, about {seen['expected_s']:.0f} s.")
-        undone = "not known" if seen["transactions_lost"] is None else seen["transactions_lost"]
-        lines.append(f"Transactions behind that point in the replica, undone by it: {undone}.")
+        lines.append(f"Transactions behind that point in the replica, undone by it: {seen['transactions_lost']}.")
         return "\n".join([*lines, *room.shown(seen), *older])
 
     def in_place(self) -> bool:
