@@ -10,6 +10,7 @@ test` starts the workers of pytest-xdist with it, one a lane.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ def enter(name: str, command: list[str]) -> None:
     """Become the lane, whose first process runs the command. Standard input and output stay as they are."""
     group = hierarchy() / f"lifeline-lane-{name}"
     group.mkdir(exist_ok=True)
+    if "populated 1" in (group / "cgroup.events").read_text():
+        sys.exit(f"lane {name} is in use: {group}")
     (group / "cgroup.procs").write_text(str(os.getpid()))
     inside = [sys.executable, "-m", "tests.lane", "--inside", name, *command]
     os.execvp("unshare", ["unshare", *_NAMESPACES, "--propagation", "private", "--", *inside])
@@ -42,8 +45,9 @@ def run(name: str, command: list[str]) -> int:
 
 
 def _furnish(home: Path) -> None:
-    """The lane's own folders over the machine's, and views of the kernel's: those of the machine show its interfaces
-    and its groups."""
+    """The lane's own folders, empty, over the machine's, and views of the kernel's: those of the machine show its
+    interfaces and its groups."""
+    shutil.rmtree(home, ignore_errors=True)  # of a run that was killed: its lab ended with its lane
     subprocess.run(["umount", "--lazy", "--recursive", "/sys"], check=True)
     subprocess.run(["umount", "--lazy", "--recursive", "/run/netns"], check=False, capture_output=True)
     _mount("-t", "sysfs", "sysfs", "/sys")
