@@ -54,7 +54,7 @@ kills: setup ## kill service, Litestream, host and store at random moments, and 
 ##### While working
 
 .PHONY: check
-check: lint types unit ## lint, types, unit tests: no root, two minutes
+check: lint types unit ## lint, types, unit tests: no root, a minute and a half
 
 .PHONY: lint
 lint: setup
