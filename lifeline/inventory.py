@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from lifeline.errors import BadConfig, LifelineError, Unavailable
 from lifeline.hosts import Remote, Result, local
+from lifeline.layout import replacing
 from lifeline.model import Inventory
 
 PULUMI_S = 30.0
@@ -141,17 +141,9 @@ def save(root: Path, inventory: Inventory) -> Path:
     path = cache_path(root, inventory.stack)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # mkstemp makes the file 0600: its secrets are never readable by others, not even for a moment.
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".inventory-")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(inventory.to_json(), file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        # For its owner alone from the beginning: its secrets are never readable by others, not even for a moment.
+        with replacing(path, ".inventory-") as file:
+            file.write(json.dumps(inventory.to_json(), indent=1).encode())
     except OSError as error:
         says = f"the inventory can't be cached at {path}: {error.strerror}"
         raise BadConfig(says, hint=f"ls -ld {path}; then the same command again") from None
